@@ -1,0 +1,32 @@
+# Every target sets itself up: a fresh clone needs Python 3.11 or 3.12 and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: demo test lint format clean
+
+demo: $(STAMP)
+	$(BIN)/python -m img_deploy.benchmarks.demo --out demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .typecheck build && $(BIN)/pip install -q --no-deps --no-compile --target .typecheck .
+	cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p img_deploy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "img-deploy needs Python 3.11 or 3.12; run make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -U pip
+	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,train,dev]"
+	$(BIN)/pip install -q --no-deps triton==3.6.0
+	touch $@
+
+clean:
+	rm -rf .venv .typecheck build demo

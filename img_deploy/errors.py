@@ -1,0 +1,49 @@
+"""Errors that reach the user: one clear line each, and the exit code it ends the command with.
+
+A message names what was wrong, what was received, what was expected and what to do, e.g.
+``video/3MSZA.npy: got width 2048, the bundle wants 1024 (I3D); pass --features clip+sf``.
+"""
+
+
+class ImgDeployError(Exception):
+    """The command could not be done (exit code 1)."""
+
+    exit_code = 1
+
+
+class InputError(ImgDeployError):
+    """What the user gave is wrong: a path, an option, a file's content (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration is inconsistent. The message lists every problem found, not only the first."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint or a training run cannot be read, or its tensors do not fit its configuration."""
+
+
+class BundleError(InputError):
+    """A bundle is missing, damaged, tampered with or newer than this program."""
+
+
+class FeatureError(InputError):
+    """A feature file or folder is missing, unreadable or of the wrong shape, type or content."""
+
+
+class AnnotationError(InputError):
+    """An annotation or duration file cannot be understood."""
+
+
+class QueryError(InputError):
+    """A query is empty, too long or of the wrong kind for the bundle."""
+
+
+class BackendError(ImgDeployError):
+    """A backend was asked for that this machine cannot run, or it failed while running."""
+
+
+class VerificationError(ImgDeployError):
+    """An exported artifact does not agree with the eager fp32 network."""
