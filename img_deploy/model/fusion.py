@@ -1,0 +1,246 @@
+"""Audio-visual fusion: importance, local, event and global granularity, multi-scale (steps 9 to 13)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from img_deploy.kernels.global_fusion import global_fusion
+from img_deploy.kernels.local_fusion import local_fusion
+from img_deploy.kernels.pieces import attention_pool, gate
+from img_deploy.kernels.slot_attention import slot_attention
+from img_deploy.model.config import ModelConfig
+from img_deploy.model.layers import (
+    AttentionBlock,
+    BiGRU,
+    Dropped,
+    Projection,
+    ones,
+    xavier,
+    xavier_vector,
+    zeros,
+)
+
+MODALITIES = 2
+"""Leading axis of every fusion weight: 0 visual, 1 audio."""
+
+
+class Importance(nn.Module):
+    """How much the sound matters for this query: p = sigmoid(Linear([pool(audio); pool(visual)])) (section 3.3)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pool_weight = xavier_vector(dim, (dim, 1), stacked=MODALITIES)
+        self.weight = xavier(1, 2 * dim)
+        self.bias = zeros(1)
+
+    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, D] twice -> p [B] float32."""
+        pooled = torch.cat(
+            [
+                attention_pool(audio, self.pool_weight[1], mask),
+                attention_pool(visual, self.pool_weight[0], mask),
+            ],
+            dim=-1,
+        )
+        return torch.sigmoid(F.linear(pooled, self.weight, self.bias).squeeze(-1).float())
+
+
+class Gate(nn.Module):
+    """Importance-weighted sum of both streams under their own LayerNorms."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layer_norm_weight = ones(MODALITIES, dim)
+        self.layer_norm_bias = zeros(MODALITIES, dim)
+
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor) -> Tensor:
+        return gate(visual, audio, p, self.layer_norm_weight, self.layer_norm_bias)
+
+
+class LocalFusion(Dropped):
+    """Neighbouring clips: convolutions of width 1, 3, 5, see ``kernels/local_fusion``."""
+
+    WIDTHS = (1, 3, 5)
+
+    def __init__(self, dim: int, p: float) -> None:
+        super().__init__(p)
+        for width in self.WIDTHS:
+            weight = xavier(MODALITIES, dim, 1, width, stacked=1)
+            self.register_parameter(f"conv{width}_weight", nn.Parameter(weight.detach().squeeze(2)))
+        self.conv_bias = zeros(MODALITIES, len(self.WIDTHS), dim)
+        self.proj_weight = xavier(MODALITIES, dim, 3 * dim, stacked=1)
+        self.proj_bias = zeros(MODALITIES, dim)
+        self.gate = Gate(dim)
+
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, mask: Tensor) -> Tensor:
+        return local_fusion(
+            visual,
+            audio,
+            p,
+            mask,
+            *(getattr(self, f"conv{width}_weight") for width in self.WIDTHS),
+            self.conv_bias,
+            self.proj_weight,
+            self.proj_bias,
+            self.gate.layer_norm_weight,
+            self.gate.layer_norm_bias,
+            dropout_p=self.dropout_p,
+        )
+
+
+class SlotAttention(nn.Module):
+    """Event slots of both modalities, see ``kernels/slot_attention``. The noise is part of the model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, m = config.dim, MODALITIES
+        self.iterations = config.slot_iterations
+        self.slots_mu = nn.Parameter(torch.randn(m, dim))
+        self.slots_logsigma = xavier_vector(dim, (1, 1, dim), stacked=m)
+        for name in ("norm_input", "norm_slots", "norm_mlp"):
+            self.register_parameter(f"{name}_weight", ones(m, dim))
+            self.register_parameter(f"{name}_bias", zeros(m, dim))
+        self.qkv_weight = xavier(m, 3 * dim, dim, parts=3, stacked=1)
+        self.qkv_bias = zeros(m, 3 * dim)
+        bound = dim**-0.5
+        self.gru_weight_ih = nn.Parameter(torch.empty(m, 3 * dim, dim).uniform_(-bound, bound))
+        self.gru_weight_hh = nn.Parameter(torch.empty(m, 3 * dim, dim).uniform_(-bound, bound))
+        self.gru_bias_ih = nn.Parameter(torch.empty(m, 3 * dim).uniform_(-bound, bound))
+        self.gru_bias_hh = nn.Parameter(torch.empty(m, 3 * dim).uniform_(-bound, bound))
+        self.mlp_weight = xavier(m, 2, dim, dim, stacked=2)
+        self.mlp_bias = zeros(m, 2, dim)
+        self.register_buffer("noise", torch.zeros(m, config.slots, dim))
+
+    def start(self, batch: int) -> Tensor:
+        """Slots to start from, [2, B, K, D]: fresh noise per sample while training, else the recorded one."""
+        mu, sigma = self.slots_mu[:, None, None], self.slots_logsigma.exp()[:, None, None]
+        if self.training:
+            noise = torch.randn(MODALITIES, batch, *self.noise.shape[1:], dtype=mu.dtype, device=mu.device)
+        else:
+            noise = self.noise[:, None].expand(-1, batch, -1, -1)
+        return mu + sigma * noise
+
+    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
+        return slot_attention(
+            visual,
+            audio,
+            mask,
+            self.start(visual.shape[0]),
+            self.norm_input_weight,
+            self.norm_input_bias,
+            self.norm_slots_weight,
+            self.norm_slots_bias,
+            self.norm_mlp_weight,
+            self.norm_mlp_bias,
+            self.qkv_weight,
+            self.qkv_bias,
+            self.gru_weight_ih,
+            self.gru_weight_hh,
+            self.gru_bias_ih,
+            self.gru_bias_hh,
+            self.mlp_weight,
+            self.mlp_bias,
+            self.iterations,
+        )
+
+
+class EventFusion(nn.Module):
+    """Events: each stream's clips attend to its own slots, then the gate."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.slot_attention = SlotAttention(config)
+        self.visual_attention = AttentionBlock(config.dim, config.heads, config.dropout, cross=True)
+        self.audio_attention = AttentionBlock(config.dim, config.heads, config.dropout, cross=True)
+        self.gate = Gate(config.dim)
+
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, mask: Tensor) -> Tensor:
+        slots = self.slot_attention(visual, audio, mask)  # [2, B, K, D]
+        visual = self.visual_attention(visual, slots[0], None)
+        audio = self.audio_attention(audio, slots[1], None)
+        return self.gate(visual, audio, p)
+
+
+class GlobalFusion(Dropped):
+    """The whole video: pooled vector beside each clip, see ``kernels/global_fusion``."""
+
+    def __init__(self, dim: int, p: float) -> None:
+        super().__init__(p)
+        self.pool_weight = xavier_vector(dim, (dim, 1), stacked=MODALITIES)
+        self.proj_weight = xavier(MODALITIES, dim, 2 * dim, stacked=1)
+        self.proj_bias = zeros(MODALITIES, dim)
+        self.gate = Gate(dim)
+
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, mask: Tensor) -> Tensor:
+        return global_fusion(
+            visual,
+            audio,
+            p,
+            mask,
+            self.pool_weight,
+            self.proj_weight,
+            self.proj_bias,
+            self.gate.layer_norm_weight,
+            self.gate.layer_norm_bias,
+            dropout_p=self.dropout_p,
+        )
+
+
+class MultiScale(nn.Module):
+    """Three bidirectional GRU stacks over pairs of granularities, one more over all three (step 13)."""
+
+    STACKS = 3
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        widths = [2 * dim] + [dim] * (config.gru_layers - 1)
+        self.stacks = nn.ModuleList(BiGRU(self.STACKS, width, dim // 2) for width in widths)
+        self.merge = BiGRU(1, self.STACKS * dim, dim)
+        self.projection = Projection(2 * dim, dim, config.dropout)
+
+    def forward(self, local: Tensor, event: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
+        lengths = mask.sum(dim=1).to(torch.int32)
+        pairs = ((local, event), (event, whole), (local, whole))
+        x = torch.stack([torch.cat(pair, dim=-1) for pair in pairs])  # [3, B, L, 2D]
+        for layer in self.stacks:
+            x = layer(x, lengths)  # [3, B, L, D]
+        x = torch.cat([x[0], x[1], x[2]], dim=-1)[None]  # [1, B, L, 3D]
+        return self.projection(self.merge(x, lengths)[0])
+
+
+class Fusion(nn.Module):
+    """Both streams into one: F of the paper, and the audio importance."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, p = config.dim, config.dropout
+        self.importance = Importance(dim) if config.use_importance else None
+        self.local = LocalFusion(dim, p) if config.use_local else PlainGate(dim)
+        self.event = EventFusion(config) if config.use_event else PlainGate(dim)
+        self.whole = GlobalFusion(dim, p) if config.use_global else PlainGate(dim)
+        self.multi_scale = MultiScale(config)
+
+    def forward(
+        self, visual: Tensor, audio: Tensor, mask: Tensor, importance_weight: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """[B, L, D] twice -> fused [B, L, D] and p [B]; gates use ``0.5 (1 - w) + w p`` (warm-up w, 1 when done)."""
+        if self.importance is None:
+            p = torch.full((visual.shape[0],), 0.5, device=visual.device)
+            weight = p
+        else:
+            p = self.importance(visual, audio, mask)
+            weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
+        parts = [module(visual, audio, weight, mask) for module in (self.local, self.event, self.whole)]
+        return self.multi_scale(*parts, mask), p
+
+
+class PlainGate(nn.Module):
+    """Stand-in for a granularity that an ablation leaves out: the gate alone."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = Gate(dim)
+
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, _mask: Tensor) -> Tensor:
+        return self.gate(visual, audio, p)

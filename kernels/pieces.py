@@ -1,0 +1,53 @@
+"""Small differentiable pieces that the references share. Statistics and softmax are float32 whatever the storage."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LAYER_NORM_EPS = 1e-6
+MASKED = -1e30
+"""Added to a masked logit (float32): finite, so a row with nothing left gives a uniform softmax and no NaN."""
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
+    """LayerNorm over the last axis, computed in float32, returned in ``x.dtype``."""
+    return F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps).to(x.dtype)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
+    """Softmax in float32 over positions where ``mask`` (bool, broadcastable) is True. Returns float32."""
+    scores = scores.float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, MASKED)
+    return torch.softmax(scores, dim=dim)
+
+
+def attention_pool(x: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """Weighted mean of ``x`` [B, L, D] with weights softmax(x · weight [D]) over ``mask`` [B, L]. Returns [B, D]."""
+    alpha = masked_softmax(x @ weight, mask).to(x.dtype)  # [B, L]
+    return torch.einsum("bl,bld->bd", alpha, x)
+
+
+def gate(visual: Tensor, audio: Tensor, importance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Importance-weighted fusion: ``(1 - p) LN1(visual) + p LN2(audio)``.
+
+    Args:
+        visual, audio: [B, L, D].
+        importance: [B], the fusion weight p' in 0..1.
+        weight, bias: [2, D], the LayerNorms of visual and audio.
+
+    Source: paper section 3.3, equation of the audio-visual gate.
+    """
+    p = importance.to(visual.dtype)[:, None, None]
+    return (1 - p) * layer_norm(visual, weight[0], bias[0]) + p * layer_norm(audio, weight[1], bias[1])
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Depthwise convolution along clips, same zero padding: ``x`` [B, L, D], ``weight`` [D, K], ``bias`` [D]."""
+    kernel = weight.shape[-1]
+    out = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=kernel // 2, groups=weight.shape[0])
+    return out.transpose(1, 2)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    return F.dropout(x, p) if p else x

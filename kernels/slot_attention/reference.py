@@ -1,0 +1,79 @@
+"""Slot attention of both modalities (paper section 3.3, event fusion; step 11 of the network)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from img_deploy.kernels.pieces import layer_norm, masked_softmax
+
+SLOT_NORM_EPS = 1e-5
+
+
+def slot_attention(
+    visual: Tensor,
+    audio: Tensor,
+    mask: Tensor,
+    slots: Tensor,
+    norm_input_weight: Tensor,
+    norm_input_bias: Tensor,
+    norm_slots_weight: Tensor,
+    norm_slots_bias: Tensor,
+    norm_mlp_weight: Tensor,
+    norm_mlp_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    gru_weight_ih: Tensor,
+    gru_weight_hh: Tensor,
+    gru_bias_ih: Tensor,
+    gru_bias_hh: Tensor,
+    mlp_weight: Tensor,
+    mlp_bias: Tensor,
+    iterations: int,
+) -> Tensor:
+    """Refine the event slots of both modalities; the softmax runs over clips, not over slots.
+
+    Weights carry the modality first (0 visual, 1 audio), each modality its own.
+
+    Args:
+        visual, audio: [B, L, D].
+        mask: [B, L] bool, True at real clips.
+        slots: [2, B, K, D], the slots to start from.
+        norm_*: [2, D], eps 1e-5.
+        qkv_weight, qkv_bias: [2, 3D, D], [2, 3D], query, key, value.
+        gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh: GRU cell, [2, 3D, D], [2, 3D], gates r, z, n.
+        mlp_weight, mlp_bias: [2, 2, D, D], [2, 2, D], the two layers of the MLP.
+        iterations: how many times the slots are refined.
+
+    Returns:
+        [2, B, K, D] in ``visual.dtype``; the recurrent state is kept in float32.
+    """
+    refined = []
+    for m, x in enumerate((visual, audio)):
+        dim = x.shape[-1]
+        normed = layer_norm(x, norm_input_weight[m], norm_input_bias[m], SLOT_NORM_EPS)
+        k, v = F.linear(normed, qkv_weight[m, dim:], qkv_bias[m, dim:]).chunk(2, dim=-1)  # [B, L, D]
+        state = slots[m].float()
+        for _ in range(iterations):
+            query = layer_norm(state, norm_slots_weight[m], norm_slots_bias[m], SLOT_NORM_EPS).to(x.dtype)
+            query = F.linear(query, qkv_weight[m, :dim], qkv_bias[m, :dim])
+            scores = (query @ k.transpose(1, 2)).float() * dim**-0.5  # [B, K, L]
+            update = masked_softmax(scores, mask[:, None, :]).to(x.dtype) @ v  # [B, K, D]
+            state = gru_cell(
+                update, state, gru_weight_ih[m], gru_weight_hh[m], gru_bias_ih[m], gru_bias_hh[m]
+            )
+            hidden = layer_norm(state, norm_mlp_weight[m], norm_mlp_bias[m], SLOT_NORM_EPS).to(x.dtype)
+            hidden = F.relu(F.linear(hidden, mlp_weight[m, 0], mlp_bias[m, 0]))
+            state = state + F.linear(hidden, mlp_weight[m, 1], mlp_bias[m, 1]).float()
+        refined.append(state.to(x.dtype))
+    return torch.stack(refined)
+
+
+def gru_cell(
+    x: Tensor, state: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> Tensor:
+    """One GRU step: ``x`` [..., D] in storage dtype, ``state`` [..., D] float32. Returns the new state in float32."""
+    r_x, z_x, n_x = F.linear(x, weight_ih, bias_ih).float().chunk(3, dim=-1)
+    r_h, z_h, n_h = F.linear(state.to(x.dtype), weight_hh, bias_hh).float().chunk(3, dim=-1)
+    reset, keep = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+    candidate = torch.tanh(n_x + reset * n_h)
+    return candidate + keep * (state - candidate)
