@@ -74,11 +74,7 @@ def _attention(ours: str, theirs: str, cross: bool = False) -> Iterator[Rule]:
     parts = ("query", "key", "value")
     yield f"{ours}.qkv_weight", tuple(f"{theirs}.{part}.conv1d.weight" for part in parts), _dense
     yield f"{ours}.qkv_bias", tuple(f"{theirs}.{part}.conv1d.bias" for part in parts), _flat
-    norms = (
-        ("layer_norm_x", "layer_norm_context", "layer_norm_out")
-        if cross
-        else ("layer_norm_x", "layer_norm_out")
-    )
+    norms = ("layer_norm_x", "layer_norm_context", "layer_norm_out") if cross else ("layer_norm_x", "layer_norm_out")
     for index, name in enumerate(norms, start=1):
         yield from _norm(f"{ours}.{name}", f"{theirs}.layer_norm{index}")
     yield from _linear(f"{ours}.out", f"{theirs}.out_layer.conv1d")
@@ -190,9 +186,7 @@ def _event(ours: str, theirs: str) -> Iterator[Rule]:
         for part in ("weight", "bias"):
             yield f"{slots}.{name}_{part}", _both(f"{base}.{source}.{part}"), _stack()
     for part in ("weight", "bias"):
-        qkv = tuple(
-            f"{theirs}.slot_attention{m}.to_{name}.conv1d.{part}" for m in "va" for name in ("q", "k", "v")
-        )
+        qkv = tuple(f"{theirs}.slot_attention{m}.to_{name}.conv1d.{part}" for m in "va" for name in ("q", "k", "v"))
         yield f"{slots}.qkv_{part}", qkv, _grouped(3, join=torch.cat)
         mlp = tuple(f"{theirs}.slot_attention{m}.mlp.{i}.conv1d.{part}" for m in "va" for i in (0, 2))
         yield f"{slots}.mlp_{part}", mlp, _grouped(2, join=torch.stack)
@@ -217,9 +211,7 @@ def _multi_scale(config: ModelConfig, ours: str, theirs: str) -> Iterator[Rule]:
     def gru(target: str, names: tuple[str, ...], layer: int) -> Iterator[Rule]:
         for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             sources = tuple(
-                f"{theirs}.{name}.{part}_l{layer}{direction}"
-                for name in names
-                for direction in ("", "_reverse")
+                f"{theirs}.{name}.{part}_l{layer}{direction}" for name in names for direction in ("", "_reverse")
             )
             yield f"{target}.{part}", sources, _grouped(2, join=torch.stack)
 

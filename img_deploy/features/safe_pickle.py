@@ -1,0 +1,187 @@
+"""Reading a pickled dictionary of numpy arrays without trusting it.
+
+Python's unpickler calls whatever a pickle names. This one knows the few names that pickled numpy arrays use and
+gives each a harmless stand-in of its own: nothing that the file names is imported or called, not even numpy's
+own reconstruction functions. What a stand-in collects (shape, dtype, bytes) becomes an array at the end.
+"""
+
+import collections
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from img_deploy.errors import FeatureError
+from img_deploy.features.checks import reading
+
+
+class _Refused(Exception):
+    """The pickle names something that is not part of a plain numpy array; the message is its name."""
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype(code)`` followed by its state, of which only the byte order matters."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: Any, *_flags: Any) -> None:
+        self.code, self.order = _text(code), "|"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = _text(state[1])
+
+    def dtype(self) -> np.dtype:
+        if len(self.code) < 2 or self.code[0] not in "fiu" or not self.code[1:].isdigit():
+            raise _Refused(f"an array of dtype {self.code!r}")
+        return np.dtype(self.code).newbyteorder("=" if self.order == "|" else self.order)
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``: as a name inside the pickle, and as the array rebuilt from its state."""
+
+    __slots__ = ("data", "dtype", "fortran", "shape")
+
+    def __init__(self, *_arguments: Any) -> None:
+        self.shape: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        _version, self.shape, self.dtype, self.fortran, self.data = state
+
+    def array(self) -> npt.NDArray[np.generic]:
+        """The array, sharing the bytes read from the file. Raises _Refused where the parts do not fit."""
+        if not isinstance(self.shape, tuple) or not isinstance(self.dtype, _Dtype):
+            raise _Refused("an array without its data")
+        dtype = self.dtype.dtype()
+        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        if not isinstance(data, bytes | bytearray):
+            raise _Refused(f"an array made of {type(data).__name__}")
+        if not all(type(size) is int and size >= 0 for size in self.shape):
+            raise _Refused(f"an array of shape {self.shape!r}"[:80])
+        if math.prod(self.shape) * dtype.itemsize != len(data):
+            raise _Refused(f"an array of shape {self.shape} with {len(data)} bytes")
+        return np.frombuffer(data, dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+class _Reconstruct:
+    """Stands for ``numpy.core.multiarray._reconstruct(ndarray, (0,), b'b')``: an array to be filled."""
+
+    def __new__(cls, *_arguments: Any) -> Any:
+        return _Array()
+
+
+class _FromBuffer:
+    """Stands for ``numpy.core.numeric._frombuffer(data, dtype, shape, order)`` of pickle protocol 5."""
+
+    def __new__(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+        array = _Array()
+        array.__setstate__((1, shape, dtype, order == "F", data))
+        return array
+
+
+class _Scalar:
+    """Stands for ``numpy.core.multiarray.scalar(dtype, bytes)``: one number, as Python's own."""
+
+    def __new__(cls, dtype: Any, data: Any) -> Any:
+        array = _Array()
+        array.__setstate__((1, (1,), dtype, False, data))
+        return array.array()[0].item()
+
+
+class _Latin1:
+    """Stands for ``_codecs.encode(text, 'latin1')``, the form of bytes in protocols before 3."""
+
+    def __new__(cls, text: str, _encoding: str = "latin1") -> Any:
+        return text.encode("latin1")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    _known: ClassVar[dict[tuple[str, str], type]] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _Latin1,
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
+        **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
+        **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer for core in ("core", "_core")},
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._known[module, name]
+        except KeyError:
+            raise _Refused(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise _Refused("a persistent id")
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of a pickled dictionary, by key; pickled by any Python and any numpy.
+
+    Args:
+        path: a pickle of ``{str: array}``.
+
+    Returns:
+        Read-only arrays of real numbers, any shape, dtype as stored.
+
+    Raises:
+        FeatureError: unreadable, truncated, or anything else in it than arrays of numbers in a dictionary.
+            Nothing that such a file names is run.
+    """
+    path = Path(path)
+    expected = "a pickled dictionary of numpy arrays"
+    content = _load(path, expected)
+    with reading(path, expected):
+        return {_key(key, path): _rebuilt(value, key, path) for key, value in content.items()}
+
+
+def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A pickled dictionary of plain values: numbers, text, lists, tuples, dictionaries, and arrays at its top.
+
+    Raises:
+        FeatureError: as :func:`load_arrays`. Nothing that such a file names is run.
+    """
+    path = Path(path)
+    expected = "a pickled dictionary of plain values and numpy arrays"
+    content = _load(path, expected)
+    with reading(path, expected):
+        return {
+            _key(key, path): value.array() if isinstance(value, _Array) else value for key, value in content.items()
+        }
+
+
+def _load(path: Path, expected: str) -> dict[Any, Any]:
+    try:
+        with reading(path, expected), open(path, "rb") as stream:
+            try:
+                content = _PlainUnpickler(stream, encoding="latin1").load()
+            except pickle.UnpicklingError as error:
+                raise ValueError(str(error)) from None
+    except _Refused as refused:
+        raise FeatureError(
+            f"{path}: got a pickle that holds {refused}, expected {expected} and nothing else; "
+            "it was refused and nothing in it was run"
+        ) from None
+    if not isinstance(content, dict):
+        raise FeatureError(f"{path}: got a pickled {type(content).__name__}, expected {expected}")
+    return content
+
+
+def _rebuilt(value: Any, key: Any, path: Path) -> npt.NDArray[np.generic]:
+    if not isinstance(value, _Array):
+        raise FeatureError(f"{path}: got a {type(value).__name__} under key {key!r}, expected a numpy array")
+    return value.array()
+
+
+def _key(key: Any, path: Path) -> str:
+    if not isinstance(key, str | bytes):
+        raise FeatureError(f"{path}: got key {key!r}, expected video ids as text"[:200])
+    return _text(key)
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)

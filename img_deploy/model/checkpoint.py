@@ -1,0 +1,151 @@
+"""One self-contained checkpoint file, ``best.pt``: everything that inference needs, loaded without running code."""
+
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from img_deploy.errors import CheckpointError, ConfigError
+from img_deploy.model.config import ModelConfig
+from img_deploy.model.network import IMGNetwork
+
+if TYPE_CHECKING:
+    from img_deploy.text.vocabulary import Vocabulary
+
+FORMAT = "img-deploy-checkpoint"
+SCHEMA = 1
+
+
+@dataclass
+class Checkpoint:
+    """What ``best.pt`` holds.
+
+    ``weights`` is ``IMGNetwork(config).state_dict()`` with the recorded slot noise; ``features`` maps ``video``,
+    ``audio`` (and ``text`` in the token variant) to ``{"name": kind, "width": int}``; ``vocabulary`` is None in the
+    token variant; ``provenance`` and ``metrics`` are plain values.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    features: dict[str, dict[str, Any]]
+    noise_seed: int
+    vocabulary: "Vocabulary | None" = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def network(self) -> IMGNetwork:
+        """The network with these weights, in evaluation mode. Raises CheckpointError naming tensors that do not fit."""
+        network = IMGNetwork(self.config)
+        check_tensors(self.weights, network.state_dict(), "checkpoint")
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write atomically: a killed save leaves the old file whole."""
+        path = Path(path)
+        vocabulary = None
+        if self.vocabulary is not None:
+            vocabulary = {
+                "words": list(self.vocabulary.words),
+                "chars": list(self.vocabulary.chars),
+                "vectors": torch.from_numpy(self.vocabulary.vectors.copy()),
+            }
+        content = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "config": self.config.as_dict(),
+            "weights": {name: tensor.detach().cpu() for name, tensor in self.weights.items()},
+            "features": self.features,
+            "noise_seed": self.noise_seed,
+            "vocabulary": vocabulary,
+            "provenance": self.provenance,
+            "metrics": self.metrics,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(content, temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot write the checkpoint ({error.strerror}); give another path"
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Checkpoint":
+        """Read ``best.pt`` with ``weights_only=True``.
+
+        Raises:
+            CheckpointError: missing, damaged, newer, or not a checkpoint of this program.
+        """
+        content = load_tensors(path)
+        if content.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: got a file without the {FORMAT} mark, expected a checkpoint of this program; "
+                "a run of the paper's code becomes one with `img-deploy import`"
+            )
+        if content.get("schema") != SCHEMA:
+            raise CheckpointError(
+                f"{path}: got checkpoint schema {content.get('schema')}, this program reads {SCHEMA}; update it"
+            )
+        return cls._from_content(content, Path(path))
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], path: Path) -> "Checkpoint":
+        from img_deploy.text.vocabulary import Vocabulary
+
+        try:
+            stored = content["vocabulary"]
+            vocabulary = stored and Vocabulary(stored["words"], stored["vectors"].numpy(), stored["chars"])
+            return cls(
+                config=ModelConfig.from_dict(content["config"]),
+                weights=content["weights"],
+                features=content["features"],
+                noise_seed=content["noise_seed"],
+                vocabulary=vocabulary,
+                provenance=content["provenance"],
+                metrics=content["metrics"],
+            )
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged checkpoint, {type(error).__name__} at {error}") from None
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A file of tensors and plain values, never running what it holds. Raises CheckpointError."""
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: got a folder, expected a checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file, expected a checkpoint") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: not a file of tensors that loads safely ({reason}); expected a PyTorch checkpoint"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: got a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def check_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
+    """Raise CheckpointError naming missing, extra and misshapen tensors (all of them, the first ten of each)."""
+    problems = [f"missing tensor {name}" for name in wanted if name not in found]
+    problems += [f"unknown tensor {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{where}: " + "; ".join(problems[:10]) + more)
