@@ -1,0 +1,149 @@
+"""Ahead-of-time compilation of the Triton kernels, for GPUs this machine need not have, and what they cost there.
+
+An op's ``kernel.py`` lists what to compile in ``AOT_CASES``. Pointer arguments are assumed aligned to 16 bytes, as
+allocations of PyTorch and TensorRT are. Triton is imported inside the functions: the package imports without it.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from img_deploy.kernels.dispatch import OP_NAMES
+from img_deploy.kernels.tuning import LaunchConfig, config_of
+
+CAPABILITIES = (80, 86, 89, 90, 100, 120)
+DTYPES = ("fp32", "fp16", "bf16")
+SHARED_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+"""Shared memory one block may have, bytes, by compute capability (CUDA programming guide, technical specifications)."""
+
+
+@dataclass(frozen=True)
+class AotCase:
+    """One kernel at one set of sizes. Its launch configuration is looked up in the op's tuning table."""
+
+    op: str
+    variant: str
+    """Key of ``kernels/<op>/tuning.json``."""
+    kernel: Any
+    """A ``@triton.jit`` function. Arguments ending in ``_ptr`` are pointers, ``tl.constexpr`` ones constants, all
+    others int32."""
+    constexprs: Mapping[str, Any]
+    """Values of the ``tl.constexpr`` arguments, without the block sizes, which the configuration gives."""
+    pointers: Mapping[str, str] = field(default_factory=dict)
+    """Element types of pointers that are not of the storage dtype: ``{"mask_ptr": "i1", "lengths_ptr": "i32"}``."""
+    dtypes: tuple[str, ...] = DTYPES
+
+    def config(self, dtype: str, capability: int) -> LaunchConfig:
+        return config_of(self.op, self.variant, dtype, capability=capability)
+
+    def signature(self, dtype: str) -> dict[str, str]:
+        """Argument name -> Triton type, in order."""
+        types = {}
+        for parameter in self.kernel.params:
+            name = parameter.name
+            if parameter.is_constexpr:
+                types[name] = "constexpr"
+            elif name.endswith("_ptr"):
+                types[name] = "*" + self.pointers.get(name, dtype)
+            else:
+                types[name] = "i32"
+        return types
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel uses."""
+
+    op: str
+    variant: str
+    dtype: str
+    capability: int
+    num_warps: int
+    registers: int
+    """Per thread."""
+    spill_bytes: int
+    """Stack and local memory per thread: spilled registers and arrays indexed at run time."""
+    shared_bytes: int
+    """Static and dynamic, per block."""
+    ptx_isa: str
+    scratch_bytes: int
+    """Global scratch: has to be 0 where the kernel is a TensorRT plugin."""
+
+
+def cases(op: str) -> tuple[AotCase, ...]:
+    """What op ``op`` wants compiled."""
+    return tuple(import_module(f"img_deploy.kernels.{op}.kernel").AOT_CASES)
+
+
+def all_cases() -> list[AotCase]:
+    """The cases of every op that has a kernel, in the order of ``OP_NAMES``."""
+    with_kernel = [op for op in OP_NAMES if (Path(__file__).parent / op / "kernel.py").exists()]
+    return [case for op in with_kernel for case in cases(op)]
+
+
+def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | None = None) -> Any:
+    """Compile for a compute capability. Returns Triton's ``CompiledKernel`` (``.asm["ptx"]``, ``.metadata``).
+
+    Args:
+        case, dtype, capability: e.g. a member of ``AOT_CASES``, ``fp16``, 90.
+        ptx_version: e.g. 83 for PTX 8.3; by default the newest that the bundled ptxas knows.
+
+    Raises:
+        ValueError: a constexpr of the kernel has no value, or a value has no constexpr.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    config = case.config(dtype, capability)
+    constexprs = {**case.constexprs, **config.blocks}
+    signature = case.signature(dtype)
+    expected = {name for name, kind in signature.items() if kind == "constexpr"}
+    if expected != set(constexprs):
+        differing = sorted(expected ^ set(constexprs))
+        raise ValueError(f"{case.op} {case.variant}: constants {differing} of the kernel and the case differ")
+    aligned = [["tt.divisibility", 16]]
+    attributes = {(i,): aligned for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(case.kernel, signature, constexprs, attributes)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if ptx_version:
+        options["ptx_version"] = ptx_version
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(case: AotCase, dtype: str, capability: int) -> Resources:
+    """Compile and read what the kernel uses, from its machine code (``cuobjdump --dump-resource-usage``)."""
+    compiled = compile_case(case, dtype, capability)
+    usage = _resource_usage(compiled.asm["cubin"], capability)
+    version = re.search(r"^\.version\s+(\S+)", compiled.asm["ptx"], re.MULTILINE)
+    return Resources(
+        op=case.op,
+        variant=case.variant,
+        dtype=dtype,
+        capability=capability,
+        num_warps=compiled.metadata.num_warps,
+        registers=usage["REG"],
+        spill_bytes=usage["STACK"] + usage["LOCAL"],
+        shared_bytes=max(compiled.metadata.shared, usage["SHARED"]),
+        ptx_isa=version.group(1) if version else "?",
+        scratch_bytes=compiled.metadata.global_scratch_size,
+    )
+
+
+def _resource_usage(cubin: bytes, capability: int) -> dict[str, int]:
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"\b([A-Z]+)(?:\[\d+\])?:(\d+)", text)}
+    if not {"REG", "STACK", "LOCAL", "SHARED"} <= set(found):
+        raise RuntimeError(f"cuobjdump printed no resource usage for sm_{capability}: {text.strip()!r}")
+    return found

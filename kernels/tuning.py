@@ -1,0 +1,167 @@
+"""Launch configurations of the kernels: what ships, how one is looked up, and how a GPU's own are measured.
+
+Each op's ``tuning.json`` holds, per GPU and then per variant of the kernel and storage dtype, one configuration::
+
+    {"default": {"one_row": {"*": {"num_warps": 4, "num_stages": 1, "blocks": {"BLOCK_L": 32}, "origin": "..."}}},
+     "sm_86":   {...}, "NVIDIA H200": {...}}
+
+The most specific entry wins: GPU name, then ``sm_<capability>``, then ``default``; within one, the dtype, then ``*``.
+``origin`` says where the figures come from; what ships is "default, not measured" until a GPU has measured it.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from img_deploy.kernels.dispatch import OP_NAMES
+
+FOLDER = Path(__file__).parent
+NOT_MEASURED = "default, not measured"
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How one kernel is compiled: warps per block, pipeline depth and the block sizes it takes as constexprs."""
+
+    num_warps: int
+    num_stages: int = 1
+    blocks: dict[str, int] = field(default_factory=dict)
+    origin: str = NOT_MEASURED
+
+    def launch_options(self) -> dict[str, Any]:
+        """Keyword arguments of a Triton launch: ``kernel[grid](..., **config.launch_options())``."""
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+@dataclass(frozen=True)
+class TuningCall:
+    """One thing to measure: ``run(config)`` launches the kernel once; the fastest of ``candidates`` is kept."""
+
+    variant: str
+    dtype: str
+    run: Callable[[LaunchConfig], object]
+    candidates: tuple[LaunchConfig, ...]
+
+
+def dtype_name(dtype: Any) -> str:
+    """``torch.float16`` -> ``fp16``: the names of dtypes in tuning tables and Triton signatures."""
+    return {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}[str(dtype)]
+
+
+def config_of(op: str, variant: str, dtype: str, gpu: str = "", capability: int = 0) -> LaunchConfig:
+    """The configuration of one variant of an op's kernel on a GPU.
+
+    Args:
+        op: the op's name; variant: a key of its ``tuning.json``; dtype: ``fp32``, ``fp16`` or ``bf16``.
+        gpu: name as CUDA gives it; capability: e.g. 90. Without them, the entry of no particular GPU.
+
+    Raises:
+        KeyError: no entry fits; names the op, variant and dtype.
+    """
+    table = _table(op)
+    for key in (gpu, f"sm_{capability}", "default"):
+        entries = table.get(key, {}).get(variant, {})
+        found = entries.get(dtype, entries.get("*"))
+        if found is not None:
+            return found
+    raise KeyError(f"kernels/{op}/tuning.json: no entry for variant {variant!r}, dtype {dtype!r}")
+
+
+@lru_cache(maxsize=512)
+def config_for(op: str, variant: str, dtype: Any, device: Any) -> LaunchConfig:
+    """:func:`config_of` for a torch dtype and the device of a tensor (a CPU takes the default, for the interpreter)."""
+    if device.type != "cuda":
+        return config_of(op, variant, dtype_name(dtype))
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return config_of(op, variant, dtype_name(dtype), torch.cuda.get_device_name(device), 10 * major + minor)
+
+
+@lru_cache(maxsize=len(OP_NAMES))
+def _table(op: str) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
+    raw = json.loads((FOLDER / op / "tuning.json").read_text())
+    return {
+        gpu: {
+            variant: {dtype: LaunchConfig(**entry) for dtype, entry in dtypes.items()}
+            for variant, dtypes in variants.items()
+        }
+        for gpu, variants in raw.items()
+    }
+
+
+def tune(op: str, path: Path | None = None) -> dict[str, dict[str, LaunchConfig]]:
+    """Measure the candidates of ``kernels/<op>/kernel.py:tuning_calls()`` on this GPU and add the winners to the table.
+
+    Not yet run on a GPU. Medians of CUDA-event timings; a candidate that does not compile or launch is passed over.
+
+    Args:
+        op: the op's name.
+        path: table to write; by default the op's own ``tuning.json``.
+
+    Returns:
+        variant -> dtype -> configuration, as written under this GPU's name.
+
+    Raises:
+        RuntimeError: no CUDA device, or a variant none of whose candidates runs.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("tuning measures on a CUDA device and this machine has none; run it where the GPU is")
+    kernel = import_module(f"img_deploy.kernels.{op}.kernel")
+    chosen: dict[str, dict[str, LaunchConfig]] = {}
+    for call in kernel.tuning_calls():
+        chosen.setdefault(call.variant, {})[call.dtype] = _fastest(op, call)
+    _write(path or FOLDER / op / "tuning.json", torch.cuda.get_device_name(), chosen)
+    _table.cache_clear()
+    config_for.cache_clear()
+    return chosen
+
+
+def _fastest(op: str, call: TuningCall) -> LaunchConfig:
+    import torch
+    from triton.testing import do_bench
+
+    best, best_ms, failures = None, float("inf"), []
+    for config in call.candidates:
+        try:
+            ms = do_bench(lambda config=config: call.run(config), return_mode="median")
+        except Exception as error:  # too much shared memory or too many registers on this card: not a candidate here
+            failures.append(f"{config.launch_options()}: {error}")
+            continue
+        if ms < best_ms:
+            best, best_ms = config, ms
+    if best is None:
+        raise RuntimeError(f"{op} {call.variant} {call.dtype}: no candidate runs; " + "; ".join(failures))
+    origin = f"median {1e3 * best_ms:.1f} us, torch {torch.__version__}"
+    return LaunchConfig(best.num_warps, best.num_stages, best.blocks, origin)
+
+
+def _write(path: Path, gpu: str, chosen: dict[str, dict[str, LaunchConfig]]) -> None:
+    table = json.loads(path.read_text()) if path.exists() else {}
+    entries = table.setdefault(gpu, {})
+    for variant, dtypes in chosen.items():
+        entries.setdefault(variant, {}).update({dtype: asdict(config) for dtype, config in dtypes.items()})
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(table, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure launch configurations on this GPU and store the fastest.")
+    parser.add_argument("ops", nargs="*", help=f"ops to tune (all of them without any): {', '.join(OP_NAMES)}")
+    for op in parser.parse_args(arguments).ops or OP_NAMES:  # type: ignore[arg-type]
+        for variant, dtypes in tune(op).items():
+            for dtype, config in dtypes.items():
+                print(f"{op:16} {variant:16} {dtype}  {config.launch_options()}  {config.origin}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
