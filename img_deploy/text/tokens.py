@@ -1,0 +1,71 @@
+"""Sentences to words."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from img_deploy.errors import QueryError
+
+if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+MAX_WORDS = 128
+"""Most words of a query."""
+MAX_CHARS = 128
+"""Most characters of a word."""
+
+_SPACES = (*range(0x20), *range(0x7F, 0xA0), 0x200B, 0x2028, 0x2029)
+_INVISIBLE = (0xAD, 0x200E, 0x200F, 0x2060, 0xFEFF)
+# Control characters part words as a space does; marks that pasted text carries along (soft hyphens, direction
+# marks, byte order marks) would make a known word unknown, so they go.
+_CLEAN: dict[int, str | None] = {**dict.fromkeys(_SPACES, " "), **dict.fromkeys(_INVISIBLE, None)}
+
+
+def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHARS) -> list[str]:
+    """Words of a sentence: lower-cased, stripped, split by NLTK's English word tokenizer.
+
+    The sentence is taken as one: only its last full stop is a word of its own. Control characters and line
+    breaks count as spaces.
+
+    >>> tokenize("  The person isn't there.\\n")
+    ['the', 'person', 'is', "n't", 'there', '.']
+
+    Raises:
+        QueryError: no words, more than ``max_words`` words, a word of more than ``max_chars`` characters, or
+            something that is not text.
+    """
+    if not isinstance(sentence, str):
+        raise QueryError(f"query {sentence!r}: got {type(sentence).__name__}, expected a sentence")
+    try:
+        sentence.encode("utf-8")
+    except UnicodeEncodeError:
+        raise QueryError(f"query {_shown(sentence)}: got bytes that are not UTF-8, expected text") from None
+    text = " ".join(sentence.translate(_CLEAN).lower().split())
+    if not text:
+        raise QueryError(f"query {_shown(sentence)}: got no words, expected a sentence; write what to look for")
+    words = text.split(" ")
+    # Longer text breaks one of the two limits whatever its tokens are; the tokenizer's patterns are slow on it.
+    if len(text) <= max_words * (max_chars + 1):
+        words = _tokenizer().tokenize(text)
+    if len(words) > max_words:
+        raise QueryError(f"query {_shown(sentence)}: got {len(words)} words, expected at most {max_words}; shorten it")
+    longest = max(words, key=len)
+    if len(longest) > max_chars:
+        raise QueryError(
+            f"query {_shown(sentence)}: got a word of {len(longest)} characters ({_shown(longest)}), "
+            f"expected at most {max_chars}; shorten it"
+        )
+    return words
+
+
+def _shown(text: str, limit: int = 40) -> str:
+    """A text short enough for an error line."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> "NLTKWordTokenizer":
+    from nltk.tokenize.destructive import (
+        NLTKWordTokenizer,  # a second or so to import, and no downloaded data
+    )
+
+    return NLTKWordTokenizer()
