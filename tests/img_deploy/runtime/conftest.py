@@ -1,0 +1,29 @@
+"""Answers of the test's own making."""
+
+import numpy as np
+import pytest
+
+from img_deploy.runtime.results import Answer, moments_of
+
+
+@pytest.fixture
+def make_answer():
+    """Function: an answer with two moments; ``duration=None`` for a video of unknown length."""
+
+    def make(vid="3MSZA", query="a person opens the door.", qid=7, duration=30.3, head="fused", clips=9):
+        fused = head == "fused"
+        return Answer(
+            vid=vid,
+            query=query,
+            qid=qid,
+            head=head,
+            clips=clips,
+            duration=duration,
+            importance=np.float32(0.3) if fused else None,
+            moments=moments_of([(1, 4, 0.1234567890123), (8, 8, 1e-12)], clips, duration),
+            saliency=np.zeros(clips, np.float32),
+            saliency_visual=np.zeros(clips, np.float32) if fused else None,
+            saliency_audio=np.zeros(clips, np.float32) if fused else None,
+        )
+
+    return make
