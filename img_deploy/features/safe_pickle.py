@@ -1,4 +1,4 @@
-"""Reading a pickled dictionary of numpy arrays without trusting it.
+"""Reading a pickled dictionary of numpy arrays and plain values without trusting it.
 
 Python's unpickler calls whatever a pickle names. This one knows the few names that pickled numpy arrays use and
 gives each a harmless stand-in of its own: nothing that the file names is imported or called, not even numpy's
@@ -9,8 +9,10 @@ import collections
 import math
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,14 @@ class _Refused(Exception):
     """The pickle names something that is not part of a plain numpy array; the message is its name."""
 
 
-class _Dtype:
+class _Sealed(type):
+    """Keeps a pickle from changing the stand-ins themselves, which its BUILD instruction could."""
+
+    def __setattr__(cls, name: str, value: Any) -> NoReturn:
+        raise _Refused(f"a change to {cls.__name__.lstrip('_')}")
+
+
+class _Dtype(metaclass=_Sealed):
     """Stands for ``numpy.dtype(code)`` followed by its state, of which only the byte order matters."""
 
     __slots__ = ("code", "order")
@@ -35,12 +44,13 @@ class _Dtype:
         self.order = _text(state[1])
 
     def dtype(self) -> np.dtype:
-        if len(self.code) < 2 or self.code[0] not in "fiu" or not self.code[1:].isdigit():
+        if len(self.code) < 2 or self.code[0] not in "bfiu" or not self.code[1:].isdigit():
             raise _Refused(f"an array of dtype {self.code!r}")
-        return np.dtype(self.code).newbyteorder("=" if self.order == "|" else self.order)
+        order: Literal["<", ">", "="] = "<" if self.order == "<" else ">" if self.order == ">" else "="
+        return np.dtype(self.code).newbyteorder(order)
 
 
-class _Array:
+class _Array(metaclass=_Sealed):
     """Stands for ``numpy.ndarray``: as a name inside the pickle, and as the array rebuilt from its state."""
 
     __slots__ = ("data", "dtype", "fortran", "shape")
@@ -66,14 +76,14 @@ class _Array:
         return np.frombuffer(data, dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
-class _Reconstruct:
+class _Reconstruct(metaclass=_Sealed):
     """Stands for ``numpy.core.multiarray._reconstruct(ndarray, (0,), b'b')``: an array to be filled."""
 
     def __new__(cls, *_arguments: Any) -> Any:
         return _Array()
 
 
-class _FromBuffer:
+class _FromBuffer(metaclass=_Sealed):
     """Stands for ``numpy.core.numeric._frombuffer(data, dtype, shape, order)`` of pickle protocol 5."""
 
     def __new__(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
@@ -82,19 +92,19 @@ class _FromBuffer:
         return array
 
 
-class _Scalar:
-    """Stands for ``numpy.core.multiarray.scalar(dtype, bytes)``: one number, as Python's own."""
+class _Scalar(metaclass=_Sealed):
+    """Stands for ``numpy.core.multiarray.scalar(dtype, bytes)``: a numpy number becomes a Python number."""
 
     def __new__(cls, dtype: Any, data: Any) -> Any:
         array = _Array()
-        array.__setstate__((1, (1,), dtype, False, data))
-        return array.array()[0].item()
+        array.__setstate__((1, (), dtype, False, data))
+        return array.array().item()
 
 
-class _Latin1:
-    """Stands for ``_codecs.encode(text, 'latin1')``, the form of bytes in protocols before 3."""
+class _Bytes(metaclass=_Sealed):
+    """Stands for ``bytes()`` and ``_codecs.encode(text, 'latin1')``, the forms of bytes in protocols before 3."""
 
-    def __new__(cls, text: str, _encoding: str = "latin1") -> Any:
+    def __new__(cls, text: str = "", _encoding: str = "latin1") -> Any:
         return text.encode("latin1")
 
 
@@ -102,11 +112,13 @@ class _PlainUnpickler(pickle.Unpickler):
     _known: ClassVar[dict[tuple[str, str], type]] = {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _Latin1,
+        ("_codecs", "encode"): _Bytes,
         ("collections", "OrderedDict"): collections.OrderedDict,
         **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
         **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
         **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer for core in ("core", "_core")},
+        **{(module, "bytes"): _Bytes for module in ("builtins", "__builtin__")},
+        **{(module, "set"): set for module in ("builtins", "__builtin__")},
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -115,7 +127,7 @@ class _PlainUnpickler(pickle.Unpickler):
         except KeyError:
             raise _Refused(f"{module}.{name}") from None
 
-    def persistent_load(self, pid: Any) -> NoReturn:
+    def persistent_load(self, _pid: Any) -> NoReturn:
         raise _Refused("a persistent id")
 
 
@@ -133,54 +145,65 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.generi
             Nothing that such a file names is run.
     """
     path = Path(path)
-    expected = "a pickled dictionary of numpy arrays"
-    content = _load(path, expected)
-    with reading(path, expected):
-        return {_key(key, path): _rebuilt(value, key, path) for key, value in content.items()}
+    with _admitting(path, "a pickled dictionary of numpy arrays"):
+        content = _load(path)
+        for key, value in content.items():
+            if not isinstance(value, _Array):
+                raise FeatureError(
+                    f"{path}: got a {type(value).__name__} under key {key!r}, expected a numpy array"[:300]
+                )
+        return {key: value.array() for key, value in content.items()}
 
 
 def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A pickled dictionary of plain values: numbers, text, lists, tuples, dictionaries, and arrays at its top.
+    """A pickled dictionary of plain values: numbers, text, lists, tuples, sets, dictionaries and numpy arrays.
 
     Raises:
         FeatureError: as :func:`load_arrays`. Nothing that such a file names is run.
     """
     path = Path(path)
-    expected = "a pickled dictionary of plain values and numpy arrays"
-    content = _load(path, expected)
-    with reading(path, expected):
-        return {
-            _key(key, path): value.array() if isinstance(value, _Array) else value for key, value in content.items()
-        }
+    with _admitting(path, "a pickled dictionary of plain values and numpy arrays"):
+        return {key: _plain(value) for key, value in _load(path).items()}
 
 
-def _load(path: Path, expected: str) -> dict[Any, Any]:
+@contextmanager
+def _admitting(path: Path, expected: str) -> Iterator[None]:
+    """Turns a refusal, and whatever goes wrong while a pickle is read, into one FeatureError line."""
     try:
-        with reading(path, expected), open(path, "rb") as stream:
-            try:
-                content = _PlainUnpickler(stream, encoding="latin1").load()
-            except pickle.UnpicklingError as error:
-                raise ValueError(str(error)) from None
+        with reading(path, expected):
+            yield
     except _Refused as refused:
         raise FeatureError(
             f"{path}: got a pickle that holds {refused}, expected {expected} and nothing else; "
             "it was refused and nothing in it was run"
         ) from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as stream:
+        try:
+            content = _PlainUnpickler(stream, encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise ValueError(str(error)) from None
     if not isinstance(content, dict):
-        raise FeatureError(f"{path}: got a pickled {type(content).__name__}, expected {expected}")
-    return content
+        raise ValueError(f"a pickled {type(content).__name__}")
+    for key in content:
+        if not isinstance(key, str | bytes):
+            raise ValueError(f"the key {key!r} is not text"[:80])
+    return {_text(key): value for key, value in content.items()}
 
 
-def _rebuilt(value: Any, key: Any, path: Path) -> npt.NDArray[np.generic]:
-    if not isinstance(value, _Array):
-        raise FeatureError(f"{path}: got a {type(value).__name__} under key {key!r}, expected a numpy array")
-    return value.array()
-
-
-def _key(key: Any, path: Path) -> str:
-    if not isinstance(key, str | bytes):
-        raise FeatureError(f"{path}: got key {key!r}, expected video ids as text"[:200])
-    return _text(key)
+def _plain(value: Any) -> Any:
+    """The value with the arrays inside it put in place of their stand-ins."""
+    if isinstance(value, _Array):
+        return value.array()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, type | _Dtype):
+        raise _Refused("the name of a type")
+    return value
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,113 @@
+"""What every feature file is held to, and one line for everything that can be wrong with it."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
+import numpy as np
+import numpy.typing as npt
+
+from img_deploy.errors import FeatureError
+
+Array = npt.NDArray[np.generic]
+Where = str | PathLike[str]
+
+# What numpy, zipfile, torch and pickle raise on files cut short, garbled or made by something else.
+_BROKEN = (
+    *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+    *(RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+)
+
+_ROWS = 4096
+"""Rows looked at in one go, so that a long memory-mapped file is never held whole."""
+
+
+@contextmanager
+def reading(where: Where, expected: str) -> Iterator[None]:
+    """Turns whatever goes wrong while a feature file is read into one FeatureError line that names it."""
+    name = os.fspath(where)
+    try:
+        yield
+    except FeatureError:
+        raise
+    except FileNotFoundError:
+        raise FeatureError(f"{name}: no such file, expected {expected}") from None
+    except IsADirectoryError:
+        raise FeatureError(f"{name}: got a directory, expected {expected}") from None
+    except PermissionError:
+        raise FeatureError(f"{name}: no permission to read it; change its mode or its owner") from None
+    except MemoryError:
+        raise FeatureError(f"{name}: does not fit into memory, expected {expected}") from None
+    except _BROKEN as error:
+        raise _damaged(name, error, expected) from None
+
+
+def _damaged(name: str, error: Exception, expected: str) -> FeatureError:
+    if os.path.isfile(name) and not os.path.getsize(name):
+        return FeatureError(f"{name}: got an empty file (0 bytes), expected {expected}; copy or extract it again")
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return FeatureError(
+        f"{name}: got a damaged or foreign file ({reason}), expected {expected}; copy or extract it again"
+    )
+
+
+def clip_shape(shape: tuple[int, ...], where: Where) -> tuple[int, int]:
+    """(T, W) of an array of shape (T, W) or (T, 1, .., 1, W), as ActivityNet's I3D files have.
+
+    (0, 0) for an empty array without axes to tell. Raises FeatureError for any other number of axes.
+    """
+    if len(shape) == 1 and shape[0] == 0:
+        return 0, 0
+    if len(shape) < 2 or any(size != 1 for size in shape[1:-1]):
+        raise FeatureError(f"{os.fspath(where)}: got shape {shape}, expected (clips, width)")
+    return shape[0], shape[-1]
+
+
+def check_dtype(dtype: np.dtype, where: Where) -> None:
+    """Raises FeatureError unless ``dtype`` is one of real numbers."""
+    if dtype.hasobject:
+        raise FeatureError(
+            f"{os.fspath(where)}: got an array of Python objects, expected numbers; "
+            "save it with a numeric dtype (such files can carry code and are not opened)"
+        )
+    if dtype.kind not in "fiu":
+        raise FeatureError(f"{os.fspath(where)}: got dtype {dtype}, expected floating point or integer numbers")
+
+
+def checked(features: Array, where: Where, width: int | None = None) -> Array:
+    """``features`` [T, W] as they are, once they are known to be usable.
+
+    Raises:
+        FeatureError: no clips, another width than ``width``, or a NaN or Inf (which clip is said).
+    """
+    name = os.fspath(where)
+    if not features.size:
+        raise FeatureError(f"{name}: got an empty array of shape {features.shape}, expected at least one clip")
+    if width is not None and features.shape[1] != width:
+        raise FeatureError(
+            f"{name}: got width {features.shape[1]}, expected {width}; give features of the kind asked for"
+        )
+    if features.dtype.kind == "f":
+        for first in range(0, len(features), _ROWS):
+            _check_finite(features[first : first + _ROWS], first, name)
+    return features
+
+
+def _check_finite(rows: Array, first: int, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.asarray(rows, dtype=np.float32)  # what the network gets: 1e300 is an Inf to it
+        # A sum is finite unless a value is not (or it overflows, which the second look tells apart).
+        if np.isfinite(values.sum()):
+            return
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    row, column = (int(axis[0]) for axis in np.nonzero(bad))
+    kind = "NaN" if np.isnan(values[row, column]) else "Inf"
+    raise FeatureError(
+        f"{name}: got {kind} at clip {first + row} (column {column}), expected finite numbers; "
+        "extract the features of this file again"
+    )

@@ -1,0 +1,311 @@
+import builtins
+import io
+import pickle
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from img_deploy.errors import FeatureError
+from img_deploy.features.readers import (
+    npy_shape,
+    npz_shape,
+    pt_shape,
+    read_features,
+    read_npy,
+    read_npz,
+    read_pt,
+    read_vggish,
+    shape_of,
+)
+
+FEATURES = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def save(path: Path, array: Any) -> Path:
+    """Writes an array in the format that the suffix names."""
+    if path.suffix == ".npy":
+        np.save(path, array, allow_pickle=True)
+    elif path.suffix == ".npz":
+        np.savez(path, features=array)
+    else:
+        import torch
+
+        torch.save(torch.from_numpy(array) if isinstance(array, np.ndarray) else array, path)
+    return path
+
+
+def refusal(path: Path, width: int | None = 3) -> str:
+    """The one line with which reading a file ends; it must name the file."""
+    with pytest.raises(FeatureError) as caught:
+        read_features(path, width)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+SUFFIXES = pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
+
+
+@SUFFIXES
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u1"])
+def test_reads_what_was_written(tmp_path: Path, suffix: str, dtype: str) -> None:
+    """A number type that extractors use would be refused or read wrongly."""
+    path = save(tmp_path / f"a{suffix}", FEATURES.astype(dtype))
+    result = read_features(path, 3)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, FEATURES)
+    assert shape_of(path) == (4, 3)
+
+
+@SUFFIXES
+def test_empty_middle_axes_go(tmp_path: Path, suffix: str) -> None:
+    """ActivityNet's I3D files have shape (T, 1, 1, 1024) and would be refused."""
+    path = save(tmp_path / f"a{suffix}", FEATURES[:, None, None])
+    np.testing.assert_array_equal(read_features(path, 3), FEATURES)
+    assert shape_of(path) == (4, 3)
+
+
+@pytest.mark.parametrize("array", [np.asfortranarray(FEATURES), FEATURES.astype(">f4"), FEATURES[::2]])
+def test_other_memory_layouts(tmp_path: Path, array: np.ndarray) -> None:
+    """Column-major or big-endian files would be read transposed or garbled."""
+    for name in ("a.npy", "a.npz"):
+        np.testing.assert_array_equal(read_features(save(tmp_path / name, array)), array)
+
+
+def test_bfloat16_and_gradients(tmp_path: Path) -> None:
+    """Tensors saved straight out of a model would not be read."""
+    import torch
+
+    tensor = torch.from_numpy(FEATURES).bfloat16().requires_grad_()
+    np.testing.assert_array_equal(read_features(save(tmp_path / "a.pt", tensor)), FEATURES)
+
+
+def test_old_torch_format(tmp_path: Path) -> None:
+    """A .pt file of torch before 1.6 would be refused."""
+    import torch
+
+    path = tmp_path / "a.pt"
+    torch.save(torch.from_numpy(FEATURES), path, _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(read_pt(path), FEATURES)
+    assert pt_shape(path) == (4, 3)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    array=hnp.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64, np.int16]),
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=9),
+        elements=st.integers(-9, 9),
+    )
+)
+def test_any_array_survives(tmp_path: Path, array: np.ndarray) -> None:
+    """Some shape or type would come back changed."""
+    for read, name in ((read_npy, "a.npy"), (read_npz, "a.npz")):
+        np.testing.assert_array_equal(read(save(tmp_path / name, array)), array)
+
+
+@SUFFIXES
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "Inf"), (-np.inf, "Inf"), (1e300, "Inf")])
+def test_not_finite_names_the_clip(tmp_path: Path, suffix: str, value: float, name: str) -> None:
+    """NaN or Inf (also what overflows in float32) would reach the network, which answers NaN everywhere."""
+    features = FEATURES.astype(np.float64)
+    features[2, 1] = value
+    assert f"got {name} at clip 2 (column 1)" in refusal(save(tmp_path / f"a{suffix}", features))
+
+
+def test_not_finite_far_into_a_long_file(tmp_path: Path) -> None:
+    """Only the first block of a long file would be looked at."""
+    features = np.zeros((10_000, 2), np.float32)
+    features[9_999, 0] = np.nan
+    assert "NaN at clip 9999" in refusal(save(tmp_path / "a.npy", features), 2)
+
+
+def test_large_finite_values_pass(tmp_path: Path) -> None:
+    """A sum that overflows would be taken for an Inf in the file."""
+    features = np.full((4, 3), 3e38, np.float32)
+    np.testing.assert_array_equal(read_features(save(tmp_path / "a.npy", features)), features)
+
+
+@SUFFIXES
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (FEATURES[:, :2], "got width 2, expected 3"),
+        (FEATURES[:0], "empty array"),
+        (FEATURES[0], "got shape (3,)"),
+        (FEATURES[None], "got shape (1, 4, 3)"),
+        (np.array(1, np.float32), "got shape ()"),
+        (FEATURES[:, :0], "empty array"),
+        (np.array([], np.float32), "empty array"),
+        (FEATURES > 3, "got dtype bool"),
+        (FEATURES.astype(np.complex64), "got dtype complex64"),
+    ],
+)
+def test_wrong_arrays(tmp_path: Path, suffix: str, array: np.ndarray, message: str) -> None:
+    """A file of the wrong shape or type would end in a traceback deep inside the network."""
+    assert message in refusal(save(tmp_path / f"a{suffix}", array))
+
+
+@SUFFIXES
+def test_empty_file(tmp_path: Path, suffix: str) -> None:
+    """A download that never began would end in an EOFError."""
+    path = tmp_path / f"a{suffix}"
+    path.touch()
+    assert "0 bytes" in refusal(path)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+def test_truncated_file(tmp_path: Path, suffix: str, keep: float) -> None:
+    """A download cut short would be read as far as it goes, or end in a traceback."""
+    path = save(tmp_path / f"a{suffix}", np.ones((50, 3), np.float32))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    message = refusal(path)
+    assert "cut short" in message or "damaged" in message
+    with pytest.raises(FeatureError):
+        shape_of(path)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("text", ["vid,seconds\n3MSZA,30\n", "<html>404</html>", "\n", "PK", "\x00" * 200])
+def test_text_file_by_that_name(tmp_path: Path, suffix: str, text: str) -> None:
+    """An error page saved under the name of a feature file would end in a traceback."""
+    path = tmp_path / f"a{suffix}"
+    path.write_text(text)
+    assert "expected" in refusal(path)
+
+
+def test_a_text_file_is_called_one(tmp_path: Path) -> None:
+    """The user would not learn what the file really is."""
+    path = tmp_path / "a.npy"
+    path.write_text("<html>404</html>")
+    assert "got a text file" in refusal(path)
+    path.write_bytes(save(tmp_path / "b.npz", FEATURES).read_bytes())
+    assert "got a zip archive" in refusal(path)
+    path.write_bytes(pickle.dumps(FEATURES))
+    assert "got a pickle" in refusal(path)
+
+
+@SUFFIXES
+def test_directory_by_that_name(tmp_path: Path, suffix: str) -> None:
+    """A folder where a file is wanted would end in an IsADirectoryError."""
+    path = tmp_path / f"a{suffix}"
+    path.mkdir()
+    assert "got a directory" in refusal(path)
+
+
+@SUFFIXES
+def test_missing_file(tmp_path: Path, suffix: str) -> None:
+    """A path typed wrongly would end in a FileNotFoundError."""
+    assert "no such file" in refusal(tmp_path / f"a{suffix}")
+
+
+@SUFFIXES
+def test_unreadable_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another owner would end in a PermissionError. (Simulated: root may read everything.)"""
+    path = save(tmp_path / f"a{suffix}", FEATURES)
+
+    def deny(*_arguments: Any, **_options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", deny)
+    monkeypatch.setattr(io, "open", deny)
+    assert "no permission" in refusal(path)
+
+
+def test_unknown_suffix(tmp_path: Path) -> None:
+    """A video file given as features would end in a KeyError."""
+    with pytest.raises(FeatureError, match=r"got a \.mp4 file"):
+        read_features(tmp_path / "a.mp4")
+
+
+@SUFFIXES
+def test_code_in_a_file_is_never_run(tmp_path: Path, suffix: str, trap: Any) -> None:
+    """Reading a downloaded file would run a stranger's program."""
+    hostile = np.array([trap], dtype=object) if suffix != ".pt" else trap
+    assert "objects" in refusal(save(tmp_path / f"a{suffix}", hostile))
+    assert not trap.marker.exists()
+
+
+@SUFFIXES
+def test_a_bare_pickle_is_never_run(tmp_path: Path, suffix: str, trap: Any) -> None:
+    """np.load and torch.load fall back to the unpickler for files of no known format."""
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(pickle.dumps(trap))
+    refusal(path)
+    assert not trap.marker.exists()
+
+
+def test_npz_without_the_key(tmp_path: Path) -> None:
+    """The wrong array of an archive would be taken, or a KeyError raised."""
+    np.savez(tmp_path / "a.npz", slow=FEATURES, fast=FEATURES)
+    assert "got the keys fast, slow, expected 'features'" in refusal(tmp_path / "a.npz")
+
+
+def test_npz_with_a_flipped_byte(tmp_path: Path) -> None:
+    """Damage in the middle of an archive would pass as features."""
+    path = save(tmp_path / "a.npz", np.zeros((40, 3), np.float32))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    assert "damaged" in refusal(path)
+
+
+def test_npz_header_that_promises_too_much(tmp_path: Path) -> None:
+    """A few bytes that claim terabytes would exhaust the memory."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 1024)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("features.npy", stream.getvalue())
+    assert "cut short" in refusal(tmp_path / "a.npz")
+    (tmp_path / "a.npy").write_bytes(stream.getvalue())
+    assert "cut short" in refusal(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "text"])
+def test_pt_without_a_tensor(tmp_path: Path, content: Any) -> None:
+    """A checkpoint given as features would end in an AttributeError."""
+    assert "expected a tensor" in refusal(save(tmp_path / "a.pt", content))
+
+
+def test_pt_of_a_sparse_tensor(tmp_path: Path) -> None:
+    """A tensor that has no plain rows would end in a traceback."""
+    import torch
+
+    assert "expected a tensor" in refusal(save(tmp_path / "a.pt", torch.from_numpy(FEATURES).to_sparse()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"), [(npy_shape, "a.npy"), (npz_shape, "a.npz"), (pt_shape, "a.pt"), (read_npy, "b.npy")]
+)
+def test_lengths_come_from_headers(tmp_path: Path, shape: Callable[[Path], Any], name: str) -> None:
+    """Planning a run over 20,000 videos would read all their data (12 MB here)."""
+    path = save(tmp_path / name, np.ones((3000, 1024), np.float32))
+    shape(path)  # imports torch outside the measurement
+    tracemalloc.start()
+    shape(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_vggish(tmp_path: Path) -> None:
+    """VGGish values would come in another scale than in training, or another type pass unnoticed."""
+    path = tmp_path / "VGGish.pickle"
+    table = {"v_a": np.full((3, 128), 255, np.uint8), "v_b": np.zeros((2, 1, 128), np.uint8)}
+    path.write_bytes(pickle.dumps(table))
+    arrays = read_vggish(path)
+    assert {vid: array.shape for vid, array in arrays.items()} == {"v_a": (3, 128), "v_b": (2, 128)}
+    path.write_bytes(pickle.dumps({"v_a": np.ones((3, 128), np.float32)}))
+    with pytest.raises(FeatureError, match=r"VGGish.pickle\[v_a\]: got dtype float32, expected uint8"):
+        read_vggish(path)
