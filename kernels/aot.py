@@ -61,6 +61,7 @@ class Resources:
 
     op: str
     variant: str
+    sizes: str
     dtype: str
     capability: int
     num_warps: int
@@ -80,10 +81,9 @@ def cases(op: str) -> tuple[AotCase, ...]:
     return tuple(import_module(f"img_deploy.kernels.{op}.kernel").AOT_CASES)
 
 
-def all_cases() -> list[AotCase]:
-    """The cases of every op that has a kernel, in the order of ``OP_NAMES``."""
-    with_kernel = [op for op in OP_NAMES if (Path(__file__).parent / op / "kernel.py").exists()]
-    return [case for op in with_kernel for case in cases(op)]
+def with_kernel() -> list[str]:
+    """The ops that have a Triton kernel, in the order of ``OP_NAMES``."""
+    return [op for op in OP_NAMES if (Path(__file__).parent / op / "kernel.py").exists()]
 
 
 def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | None = None) -> Any:
@@ -124,6 +124,7 @@ def resources(case: AotCase, dtype: str, capability: int) -> Resources:
     return Resources(
         op=case.op,
         variant=case.variant,
+        sizes=" ".join(f"{name}={value}" for name, value in case.constexprs.items()),
         dtype=dtype,
         capability=capability,
         num_warps=compiled.metadata.num_warps,

@@ -3,17 +3,17 @@
 import argparse
 from collections.abc import Iterable, Iterator
 
-from img_deploy.kernels.aot import CAPABILITIES, Resources, all_cases, resources
+from img_deploy.kernels.aot import CAPABILITIES, Resources, cases, resources, with_kernel
 from img_deploy.kernels.dispatch import OP_NAMES
 
-HEADER = ("op", "variant", "dtype", "sm", "warps", "registers", "spill B", "shared B", "PTX", "scratch B")
+HEADER = ("op", "variant", "sizes", "dtype", "sm", "warps", "registers", "spill B", "shared B", "PTX", "scratch B")
 
 
 def measure(ops: Iterable[str] = (), capabilities: Iterable[int] = CAPABILITIES) -> Iterator[Resources]:
     """Compile every case of the ops (all of them without any) and yield what it uses, one by one."""
-    wanted, capabilities = set(ops), tuple(capabilities)
-    for case in all_cases():
-        if not wanted or case.op in wanted:
+    capabilities = tuple(capabilities)
+    for op in tuple(ops) or with_kernel():
+        for case in cases(op):
             for dtype in case.dtypes:
                 for capability in capabilities:
                     yield resources(case, dtype, capability)
@@ -22,7 +22,7 @@ def measure(ops: Iterable[str] = (), capabilities: Iterable[int] = CAPABILITIES)
 def row(used: Resources) -> tuple[str, ...]:
     """One line of the table, in the order of ``HEADER``."""
     values = (
-        *(used.op, used.variant, used.dtype, used.capability, used.num_warps),
+        *(used.op, used.variant, used.sizes, used.dtype, used.capability, used.num_warps),
         *(used.registers, used.spill_bytes, used.shared_bytes, used.ptx_isa, used.scratch_bytes),
     )
     return tuple(str(value) for value in values)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ from img_deploy.kernels import aot, report
 from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.tuning import config_of
 
-KERNELS = Path(aot.__file__).parent
-WITH_KERNEL = [op for op in OP_NAMES if (KERNELS / op / "kernel.py").exists()]
+WITH_KERNEL = aot.with_kernel()
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed (pip install --no-deps triton==3.6.0)"
 )

@@ -14,6 +14,23 @@ collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def accept_scalars_as_loop_bounds() -> None:
+    """Triton 3.6 interprets a loop bound by ``int(array)`` of shape [1], which NumPy 2.4 no longer converts."""
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patched(tensor: type, scope: object) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())  # type: ignore[attr-defined]
+
+    interpreter._patch_lang_tensor = patched
+
+
+if INTERPRETED:
+    accept_scalars_as_loop_bounds()
+
+
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cpu" if INTERPRETED else "cuda")
