@@ -14,7 +14,8 @@ ALLOWED = {
     "img_deploy.errors": set(),
     "img_deploy.features": {"img_deploy.features", "img_deploy.errors"},
     "img_deploy.text": {"img_deploy.text", "img_deploy.errors"},
-    "img_deploy.annotations": {"img_deploy.errors"},
+    "img_deploy.annotations": {"img_deploy.errors", "img_deploy.annotation_files", "img_deploy.features"},
+    "img_deploy.annotation_files": {"img_deploy.errors"},
     "img_deploy.model": {"kernels", "img_deploy.model", "img_deploy.errors", "img_deploy.features", "img_deploy.text"},
     "img_deploy.runtime": {
         "kernels",
@@ -24,6 +25,7 @@ ALLOWED = {
         "img_deploy.features",
         "img_deploy.text",
         "img_deploy.annotations",
+        "img_deploy.annotation_files",
     },
     "export": {"kernels", "export", "img_deploy"},
     "training": {"kernels", "training", "img_deploy", "export"},
