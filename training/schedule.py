@@ -46,7 +46,8 @@ def parameter_groups(
     The rule goes by name, as published: norms that are called otherwise (``norm_slots``) do decay. Frozen
     parameters are left out.
     """
-    decayed, plain = [], []
+    decayed: list[Parameter] = []
+    plain: list[Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             (plain if any(part in name for part in no_decay) else decayed).append(parameter)
