@@ -227,7 +227,10 @@ def _json_durations(path: Where) -> Iterator[tuple[str, str, float]]:
 
 def _csv_durations(path: Where) -> Iterator[tuple[str, str, float]]:
     for index, (where, line) in enumerate(lines_of(path)):
-        fields = [field.strip() for field in next(csv.reader([line]))]
+        try:
+            fields = [field.strip() for field in next(csv.reader([line]))]
+        except csv.Error:
+            fields = []
         if len(fields) != 2 or not fields[0]:
             raise AnnotationError(f"{where}: got {line[:60]!r}, expected 'vid,seconds'")
         vid, seconds = fields

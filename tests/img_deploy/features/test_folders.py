@@ -1,0 +1,444 @@
+import builtins
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from img_deploy.errors import FeatureError
+from img_deploy.features import align, by_video, downsample, kind_named, open_folder, read_features
+from img_deploy.features.kinds import FeatureKind
+
+I3D, CLIP_SF, IV2 = kind_named("i3d"), kind_named("clip+sf"), kind_named("iv2")
+PANNS, VGGISH = kind_named("panns"), kind_named("vggish")
+CLIP_TEXT, LLAMA = kind_named("clip"), kind_named("llama")
+PLAIN, PLAIN_AUDIO = FeatureKind("plain", 6), FeatureKind("plain", 4)
+
+Build = Callable[..., Path]
+VIDEOS = {"AO8RW": 5, "3MSZA": 150, "YVKIV": 1}
+
+
+def refusal(*arguments: Any, **options: Any) -> str:
+    """The one line with which opening a folder ends."""
+    with pytest.raises(FeatureError) as caught:
+        open_folder(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("video", "limit"), [(I3D, 128), (CLIP_SF, 128), (IV2, 64)])
+def test_charades_in_its_own_layout(charades: Build, video: FeatureKind, limit: int) -> None:
+    """A user's data/features/charades would not be read, or not as in training."""
+    root = charades(VIDEOS, silent=("YVKIV",))
+    folder = open_folder(root, video, PANNS)
+    assert folder.videos() == sorted(VIDEOS)
+    for vid, source in VIDEOS.items():
+        assert (folder.source_clips(vid), folder.clips(vid)) == (source, min(source, limit))
+        loaded = folder.load(vid)
+        assert loaded.video.shape == (min(source, limit), video.width)
+        assert loaded.source_clips == source
+        assert loaded.video.dtype == np.float32
+        assert folder.has_audio(vid) == (vid != "YVKIV") == (loaded.audio is not None)
+        if loaded.audio is not None:
+            expected = align(read_features(root / f"audio/{vid}.npy"), len(loaded.video))
+            np.testing.assert_array_equal(loaded.audio, expected)
+
+
+def test_i3d_values(charades: Build) -> None:
+    """Down-sampling would not be that of the golden values, or be applied to the wrong file."""
+    root = charades(VIDEOS)
+    loaded = open_folder(root, I3D, PANNS).load("3MSZA")
+    np.testing.assert_array_equal(loaded.video, downsample(read_features(root / "i3d_video/3MSZA.npy"), 128))
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_clip_vector_is_slowfast_then_clip(charades: Build, extra: int) -> None:
+    """The halves would be swapped, or SlowFast aligned after the down-sampling instead of before it."""
+    root = charades({"AO8RW": 150}, slowfast=extra)
+    clip = read_features(root / "clip_features/visual_features/AO8RW.npy")
+    slowfast = read_features(root / "clip_features/slowfast_features/AO8RW.npz")
+    together = np.concatenate([align(slowfast, len(clip)), clip], axis=1)
+    loaded = open_folder(root, CLIP_SF, PANNS).load("AO8RW")
+    np.testing.assert_array_equal(loaded.video, downsample(together, 128))
+
+
+def test_clip_without_slowfast(charades: Build) -> None:
+    """A video of which half is missing would fail in the middle of a run instead of being named before it."""
+    root = charades(VIDEOS)
+    (root / "clip_features/slowfast_features/AO8RW.npz").unlink()
+    folder = open_folder(root, CLIP_SF, PANNS)
+    assert folder.videos() == ["3MSZA", "YVKIV"]
+    assert any("AO8RW" in note and "left out" in note for note in folder.notes)
+
+
+@pytest.mark.parametrize("width", [("visual_features", ".npy", 500), ("slowfast_features", ".npz", 2000)])
+def test_clip_or_slowfast_of_another_width(charades: Build, write: Any, width: tuple[str, str, int]) -> None:
+    """One odd file would make a vector of another width than the network's."""
+    root = charades(VIDEOS)
+    place, suffix, columns = width
+    path = root / f"clip_features/{place}/YVKIV{suffix}"
+    if suffix == ".npy":
+        write.npy(path, write.rows(0, 1, columns))
+    else:
+        write.npz(path, features=write.rows(0, 1, columns))
+    with pytest.raises(FeatureError, match="expected 2816 together") as caught:
+        open_folder(root, CLIP_SF, PANNS).load("YVKIV")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_activitynet_with_both_spellings(activitynet: Build, protocol: int) -> None:
+    """The v_ prefix, which some files have and others lack, would leave videos without their sound."""
+    root = activitynet({"v_a": 140, "v_b": 3, "c": 4}, {"v_a": 300, "b": 2, "v_c": 9}, protocol)
+    folder = open_folder(root, I3D, VGGISH)
+    assert folder.videos() == ["c", "v_a", "v_b"]
+    for vid in ("v_a", "a", "v_b", "b", "v_c", "c"):
+        assert vid in folder
+        loaded = folder.load(vid)
+        assert loaded.vid == vid
+        assert loaded.video.shape == (folder.clips(vid), 1024)
+        assert loaded.audio is not None
+        assert loaded.audio.shape == (folder.clips(vid), 128)
+        assert 0 <= loaded.audio.min() <= loaded.audio.max() <= 1
+    assert "v_d" not in folder
+    assert not folder.notes
+
+
+def test_vggish_is_scaled_and_aligned(activitynet: Build) -> None:
+    """The sound of ActivityNet would reach the network in another scale than in training."""
+    import pickle
+
+    root = activitynet({"v_a": 5}, {"v_a": 40})
+    table = pickle.loads((root / "audio/VGGish.pickle").read_bytes())
+    audio = open_folder(root, I3D, VGGISH).load("v_a").audio
+    np.testing.assert_allclose(audio, align(table["v_a"] / 255.0, 5), atol=1e-6)
+
+
+def test_vggish_is_read_once(activitynet: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of megabytes would be read again for every video."""
+    root = activitynet({"v_a": 5, "v_b": 5}, {"v_a": 4, "v_b": 4})
+    opened = count_opens(monkeypatch)
+    folder = open_folder(root, I3D, VGGISH)
+    for vid in folder.videos():
+        folder.load(vid)
+    assert sum(name.endswith("VGGish.pickle") for name in opened) == 1
+
+
+def test_plain_folder(plain: Build) -> None:
+    """A user's own features would need a dataset's layout."""
+    folder = open_folder(plain({"a": 7, "b": 2}, {"a": 30}, qids=(4,)), PLAIN, PLAIN_AUDIO, FeatureKind("plain", 5))
+    assert folder.videos() == ["a", "b"]
+    assert folder.load("a").audio is not None
+    assert folder.load("b").audio is None
+    assert folder.load_text(4).shape == (3, 5)
+    assert folder.text_numbering is None
+
+
+def test_dataset_kinds_in_a_plain_folder(plain: Build) -> None:
+    """Features of a known kind could not be kept in a plain folder."""
+    folder = open_folder(plain({"a": 7}, {"a": 3}, width=1024, audio_width=2048), I3D, PANNS)
+    assert folder.load("a").video.shape == (7, 1024)
+
+
+def test_plain_kinds_in_a_dataset_layout(tmp_path: Path, write: Any) -> None:
+    """Generated features of small widths, laid out as a dataset, would not be recognised."""
+    write.npy(tmp_path / "i3d_video/a.npy", write.rows(0, 5, 6))
+    write.npy(tmp_path / "audio/a.npy", write.rows(0, 9, 4))
+    loaded = open_folder(tmp_path, PLAIN, PLAIN_AUDIO).load("a")
+    assert loaded.audio is not None
+    assert (loaded.video.shape, loaded.audio.shape) == ((5, 6), (5, 4))
+
+
+def test_own_place_comes_first(charades: Build, write: Any) -> None:
+    """Two places with features of the same width would be taken in an order nobody knows."""
+    root = charades({"AO8RW": 5})
+    write.npy(root / "video/other.npy", write.rows(1, 3, 1024))
+    assert open_folder(root, I3D, PANNS).videos() == ["AO8RW"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(clips=st.integers(1, 300), sound=st.integers(0, 300), limit=st.integers(1, 130))
+def test_any_lengths(tmp_path: Path, write: Any, clips: int, sound: int, limit: int) -> None:
+    """Some length would give audio and video of different lengths, or a length other than announced."""
+    write.npy(tmp_path / "video/a.npy", write.rows(clips, clips, 6))
+    write.npy(tmp_path / "audio/a.npy", write.rows(sound, sound, 4))
+    folder = open_folder(tmp_path, PLAIN, PLAIN_AUDIO, max_clips=limit)
+    loaded = folder.load("a")
+    assert len(loaded.video) == folder.clips("a") == min(clips, limit)
+    assert folder.has_audio("a") == (sound > 0) == (loaded.audio is not None)
+    assert loaded.audio is None or len(loaded.audio) == len(loaded.video)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (0,)])
+def test_empty_audio_is_silence(plain: Build, write: Any, shape: tuple[int, ...]) -> None:
+    """A sound file of length 0, which extractors write for silent videos, would stop the run."""
+    root = plain({"a": 7, "b": 3}, {"b": 3})
+    write.npy(root / "audio/a.npy", np.zeros(shape, np.float32))
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert not folder.has_audio("a")
+    assert folder.load("a").audio is None
+
+
+def test_no_audio_folder_is_in_order_and_said(plain: Build) -> None:
+    """Videos without sound would be refused, or answered without saying that the sound was not found."""
+    folder = open_folder(plain({"a": 7, "b": 3}, {}), PLAIN, PLAIN_AUDIO)
+    assert folder.load("a").audio is None
+    assert any("2 of 2 videos have no sound" in note for note in folder.notes)
+
+
+def test_audio_of_other_videos(plain: Build) -> None:
+    """Sound files of other videos would be given to these ones, or their absence go unsaid."""
+    folder = open_folder(plain({"a": 7, "b": 3}, {"a": 7, "x": 3, "y": 4}), PLAIN, PLAIN_AUDIO)
+    assert [folder.has_audio(vid) for vid in folder.videos()] == [True, False]
+    assert any("1 of 2" in note for note in folder.notes)
+
+
+def test_a_broken_audio_file_is_not_silence(plain: Build) -> None:
+    """A damaged sound file would silently make a video a silent one."""
+    root = plain({"a": 7, "b": 3}, {"a": 7, "b": 3})
+    (root / "audio/b.npy").write_bytes(b"")
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    for ask in (folder.has_audio, folder.load):
+        with pytest.raises(FeatureError, match=r"audio/b\.npy: got an empty file"):
+            ask("b")
+
+
+def test_sound_is_not_read_where_none_is_wanted(plain: Build) -> None:
+    """A model without sound would stop at sound files of any kind."""
+    folder = open_folder(plain({"a": 7}, {"a": 7}), PLAIN, None)
+    assert folder.load("a").audio is None
+    assert not folder.notes
+
+
+def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    opened: list[str] = []
+    real = builtins.open
+
+    def counting(file: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(os.fspath(file) if not isinstance(file, int) else "")
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    return opened
+
+
+def test_twenty_thousand_videos_are_listed_without_reading(
+    tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a large folder would read its files."""
+    for place, width in (("video", 6), ("audio", 4)):
+        first = write.npy(tmp_path / place / "v00000.npy", write.rows(0, 3, width))
+        for number in range(1, 20_000):
+            os.link(first, tmp_path / place / f"v{number:05}.npy") if number % 1000 == 0 else (
+                tmp_path / place / f"v{number:05}.npy"
+            ).touch()
+    opened = count_opens(monkeypatch)
+    tracemalloc.start()
+    folder = open_folder(tmp_path, PLAIN, PLAIN_AUDIO)
+    assert len(folder.videos()) == len(folder) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(opened) == 2
+    assert peak < 20e6
+    assert folder.load("v19000").audio is not None
+
+
+def test_clips_reads_headers_only(tmp_path: Path) -> None:
+    """Sorting videos by length would read gigabytes (here a sparse file of 4 GB)."""
+    (tmp_path / "video").mkdir()
+    with open(tmp_path / "video/a.npy", "wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 1024)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.truncate(stream.tell() + 4096 * 10**6)
+    folder = open_folder(tmp_path, I3D, None)
+    tracemalloc.start()
+    assert (folder.clips("a"), folder.source_clips("a")) == (128, 10**6)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_a_video_of_a_hundred_thousand_clips(tmp_path: Path) -> None:
+    """A very long video would be refused or held whole (here 200 MB)."""
+    (tmp_path / "video").mkdir()
+    features = np.lib.format.open_memmap(tmp_path / "video/a.npy", "w+", np.float32, (100_000, 512))
+    features[99_990] = 1
+    features.flush()
+    folder = open_folder(tmp_path, FeatureKind("plain", 512), None)
+    tracemalloc.start()
+    loaded = folder.load("a")
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+    assert loaded.video.shape == (128, 512)
+    assert loaded.video[-1].max() > 0
+
+
+def test_not_finite_in_a_row_that_resampling_skips(plain: Build, write: Any) -> None:
+    """A broken file would pass because its NaN lies in the last row, which down-sampling leaves out."""
+    root = plain({"a": 200}, {})
+    features = read_features(root / "video/a.npy")
+    features[199, 2] = np.nan
+    write.npy(root / "video/a.npy", features)
+    with pytest.raises(FeatureError, match=r"video/a\.npy: got NaN at clip 199 \(column 2\)"):
+        open_folder(root, PLAIN, None).load("a")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (np.zeros((0, 6), np.float32), "no clips for video 'b'"),
+        (np.zeros((3, 5), np.float32), "got width 5, expected 6"),
+        (np.zeros(6, np.float32), r"got shape \(6,\)"),
+    ],
+)
+def test_one_bad_video_is_named(plain: Build, write: Any, broken: np.ndarray, message: str) -> None:
+    """One bad file among many would close the folder, or end in a traceback."""
+    root = plain({"a": 7, "b": 3}, {})
+    write.npy(root / "video/b.npy", broken)
+    folder = open_folder(root, PLAIN, None)
+    assert folder.load("a").video.shape == (7, 6)
+    with pytest.raises(FeatureError, match=message):
+        folder.load("b")
+
+
+def test_a_broken_first_file_does_not_close_the_folder(plain: Build) -> None:
+    """The width is looked up in a header; were that file broken, no other video could be asked."""
+    root = plain({"a": 7, "b": 3}, {})
+    (root / "video/a.npy").write_text("not found")
+    assert open_folder(root, PLAIN, None).load("b").video.shape == (3, 6)
+
+
+def test_unknown_video(charades: Build) -> None:
+    """A video id typed wrongly would end in a KeyError, or reach outside the folder."""
+    folder = open_folder(charades(VIDEOS), I3D, PANNS)
+    with pytest.raises(FeatureError, match=r"no features for video '3MSZB' among 3; did you mean 3MSZA\?"):
+        folder.load("3MSZB")
+    for ask in (folder.clips, folder.source_clips, folder.load):
+        with pytest.raises(FeatureError, match="no features for video"):
+            ask("../audio/3MSZA")
+
+
+def test_wanted_kind_is_missing(charades: Build) -> None:
+    """The user would not learn what the folder holds and what was wanted instead."""
+    root = charades(VIDEOS)
+    for path in (root / "iv2_features/visual_features_6b").iterdir():
+        path.unlink()
+    message = refusal(root, IV2, PANNS)
+    assert "found I3D (width 1024) in i3d_video, CLIP+SlowFast (width 2816) in clip_features/visual_features" in message
+    assert "wanted InternVideo2 (width 768) in iv2_features/visual_features_6b" in message
+
+
+def test_every_missing_kind_is_told_at_once(activitynet: Build) -> None:
+    """A user would mend one thing only to meet the next."""
+    message = refusal(activitynet({"v_a": 3}, {"v_a": 3}), IV2, PANNS, LLAMA)
+    for part in ("wanted InternVideo2", "found VGGish (width 128)", "wanted PANNs", "wanted LLaMA text"):
+        assert part in message
+
+
+def test_wrong_level_of_the_tree(charades: Build, tmp_path: Path) -> None:
+    """A path one folder too high or too low would be answered without the right one."""
+    root = charades(VIDEOS)
+    for path in (root.parent, root / "i3d_video", root / "clip_features/visual_features"):
+        assert f"did you mean {root}?" in refusal(path, I3D, PANNS)
+    (tmp_path / "empty").mkdir()
+    assert "found nothing" in refusal(tmp_path / "empty", I3D, PANNS)
+
+
+def test_files_straight_in_the_folder(tmp_path: Path, write: Any) -> None:
+    """A folder of bare .npy files would be refused without telling where they belong."""
+    write.npy(tmp_path / "only/a.npy", write.rows(0, 3, 6))
+    assert "found a.npy" in (message := refusal(tmp_path / "only", PLAIN, None))
+    assert "video/*.npy" in message
+
+
+def test_not_a_folder(tmp_path: Path) -> None:
+    """A file or nothing at all where a folder is wanted would end in a traceback."""
+    (tmp_path / "file").touch()
+    assert "expected a folder" in refusal(tmp_path / "file", PLAIN, None)
+    assert "expected a folder" in refusal(tmp_path / "nothing", PLAIN, None)
+
+
+def test_folder_without_permission(plain: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of another owner would end in a PermissionError. (Simulated: root may read everything.)"""
+    root = plain({"a": 3}, {})
+
+    def deny(*_arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", deny)
+    assert "no permission" in refusal(root, PLAIN, None)
+
+
+def test_impossible_limit(plain: Build) -> None:
+    """A limit of 0 clips would divide by zero later."""
+    assert "max_clips" in refusal(plain({"a": 3}, {}), PLAIN, None, max_clips=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "numbering"), [(CLIP_TEXT, 5, "txt"), (LLAMA, 7, "jsonl")], ids=["clip", "llama"]
+)
+def test_text_features(charades: Build, text: FeatureKind, words: int, numbering: str) -> None:
+    """Token features would be read from the wrong place, or matched to the wrong numbering of queries."""
+    folder = open_folder(charades(VIDEOS, qids=(3, 12408)), I3D, PANNS, text)
+    for qid in (3, 12408):
+        features = folder.load_text(qid)
+        assert features.shape == (words, text.width)
+        assert features.dtype == np.float32
+    assert folder.text_numbering == numbering
+    with pytest.raises(FeatureError, match="no text features for query 12409"):
+        folder.load_text(12409)
+
+
+@pytest.mark.parametrize("name", ["qid_7.npy", "qid7.pt", "7.npy", "7.pt"])
+def test_text_features_from_a_named_folder(plain: Build, write: Any, tmp_path: Path, name: str) -> None:
+    """--text-features DIR would accept one naming only."""
+    array = write.rows(0, 4, 5)
+    (write.npy if name.endswith(".npy") else write.pt)(tmp_path / "queries" / name, array)
+    folder = open_folder(plain({"a": 3}, {}), PLAIN, None, FeatureKind("plain", 5), text_dir=tmp_path / "queries")
+    np.testing.assert_array_equal(folder.load_text(7), array)
+
+
+def test_a_named_text_folder_keeps_its_numbering(charades: Build) -> None:
+    """LLaMA features named by hand would be asked for by the ids of the txt files."""
+    root = charades(VIDEOS, qids=(3,))
+    folder = open_folder(root, I3D, PANNS, LLAMA, text_dir=root / "iv2_features/llama2_txt")
+    assert folder.text_numbering == "jsonl"
+
+
+def test_text_features_that_are_missing_or_wrong(charades: Build, tmp_path: Path) -> None:
+    """A run would encode all videos before it finds that it cannot ask anything."""
+    root = charades(VIDEOS)
+    assert "found no text features, wanted LLaMA text" in refusal(root, I3D, PANNS, LLAMA)
+    charades({}, qids=(3,))
+    assert "found CLIP text (width 512)" in refusal(
+        root, I3D, PANNS, LLAMA, text_dir=root / "clip_features/text_features"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "found nothing, wanted CLIP text" in refusal(root, I3D, PANNS, CLIP_TEXT, text_dir=tmp_path / "empty")
+    assert "no such file" in refusal(root, I3D, PANNS, CLIP_TEXT, text_dir=tmp_path / "nowhere")
+    with pytest.raises(FeatureError, match="opened without text features"):
+        open_folder(root, I3D, PANNS).load_text(3)
+
+
+def test_by_video_finds_either_spelling() -> None:
+    """A duration given for v_X would not be found for X."""
+    assert by_video({"v_a": 1.0}, "a") == by_video({"a": 1.0}, "v_a") == 1.0
+    assert by_video({"v_a": 1.0, "a": 2.0}, "a") == 2.0
+    assert by_video({"b": 1.0}, "a") is None
+
+
+def test_threads_share_a_folder(plain: Build) -> None:
+    """Readers in several threads would disturb each other."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    videos = {f"v{number}": number + 1 for number in range(40)}
+    folder = open_folder(plain(videos, videos), PLAIN, PLAIN_AUDIO)
+    with ThreadPoolExecutor(8) as pool:
+        for vid, loaded in zip(videos, pool.map(folder.load, videos), strict=True):
+            assert loaded.vid == vid
+            assert len(loaded.video) == videos[vid]

@@ -1,0 +1,355 @@
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from img_deploy.annotations import (
+    Sample,
+    annotation_format,
+    read_durations,
+    read_queries,
+    read_samples,
+)
+from img_deploy.errors import AnnotationError
+
+TXT = "3MSZA 24.3 30.4##qid_12408##person turn a light on.\nAMT7R 4.3 12.5##qid_12412##a ## b\n"
+ROW = {"qid": 7, "query": "person turns.", "duration": 30.96, "vid": "3MSZA", "relevant_windows": [[24.3, 30.4]]}
+ACTIVITYNET = {
+    "v_a": {
+        "duration": 55.15,
+        "timestamps": [[0.28, 55.15], [13.79, 60]],
+        "sentences": ["A tutorial.", "  The coach helps. "],
+        "qid": ["qid_5", "qid_6"],
+    },
+    "v_b": {"duration": 9, "timestamps": [[-1, 3]], "sentences": ["Then this."], "qid": ["qid_7"]},
+}
+
+
+def write(tmp_path: Path, name: str, content: Any) -> Path:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def refusal(read: Any, path: Path, *arguments: Any) -> str:
+    """The one line with which reading ends, without the folder."""
+    with pytest.raises(AnnotationError) as caught:
+        read(path, *arguments)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message.removeprefix(f"{path.parent}/")
+
+
+def test_txt_lines(tmp_path: Path) -> None:
+    """Charades-STA's own annotation lines would be read wrongly."""
+    path = write(tmp_path, "charades_sta_test_qid.txt", TXT)
+    assert annotation_format(path) == "txt"
+    assert read_samples(path) == [
+        Sample(12408, "3MSZA", "person turn a light on.", None, ((24.3, 30.4),)),
+        Sample(12412, "AMT7R", "a ## b", None, ((4.3, 12.5),)),
+    ]
+
+
+def test_txt_lines_with_durations(tmp_path: Path) -> None:
+    """Moments that end past their video (562 rows of Charades' test set) would not be cut to it."""
+    path = write(tmp_path, "a_qid.txt", TXT)
+    samples = read_samples(path, {"3MSZA": 29.0, "AMT7R": 40.0})
+    assert [(s.duration, s.windows) for s in samples] == [(29.0, ((24.3, 29.0),)), (40.0, ((4.3, 12.5),))]
+    assert refusal(read_samples, path, {"3MSZA": 30.0}).startswith("a_qid.txt:2: no duration for video 'AMT7R'")
+    assert refusal(read_samples, path, {"3MSZA": 0.0}).startswith("a_qid.txt:1: got duration 0.0")
+
+
+@pytest.mark.parametrize("name", ["a_tvr_format.jsonl", "charades_audiomatterhao_tvr_format.json", "a.txt"])
+def test_tvr_json_lines(tmp_path: Path, name: str) -> None:
+    """JSON lines under another ending, as one published file has them, would be refused."""
+    path = write(tmp_path, name, lines(ROW, {**ROW, "qid": 8, "relevant_windows": [[1, 2], [3, 99]]}))
+    assert annotation_format(path) == "jsonl"
+    assert read_samples(path) == [
+        Sample(7, "3MSZA", "person turns.", 30.96, ((24.3, 30.4),)),
+        Sample(8, "3MSZA", "person turns.", 30.96, ((1.0, 2.0), (3.0, 30.96))),
+    ]
+
+
+def test_a_single_json_line(tmp_path: Path) -> None:
+    """A .json file of one row would be taken for a table of videos."""
+    assert read_samples(write(tmp_path, "one.json", lines(ROW)))[0].qid == 7
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_activitynet_json(tmp_path: Path, indent: int | None) -> None:
+    """ActivityNet's annotations would be read wrongly, or only when written on one line."""
+    path = write(tmp_path, "val_1_qid.json", json.dumps(ACTIVITYNET, indent=indent))
+    assert annotation_format(path) == "activitynet"
+    assert read_samples(path) == [
+        Sample(5, "v_a", "A tutorial.", 55.15, ((0.28, 55.15),)),
+        Sample(6, "v_a", "The coach helps.", 55.15, ((13.79, 55.15),)),
+        Sample(7, "v_b", "Then this.", 9.0, ((0.0, 3.0),)),
+    ]
+
+
+def test_queries_alone(tmp_path: Path) -> None:
+    """Questions about videos that nobody annotated could not be asked from a file."""
+    path = write(tmp_path, "q.jsonl", lines({"vid": "a", "query": "one"}, {"vid": "b", "query": "two", "duration": 4}))
+    assert read_samples(path) == [Sample(0, "a", "one", None, ()), Sample(1, "b", "two", 4.0, ())]
+    assert [s.duration for s in read_samples(path, {"a": 3.0, "b": 9.0})] == [3.0, 4.0]
+
+
+def test_running_numbers_pass_over_given_ids(tmp_path: Path) -> None:
+    """A row without an id would get one that another row carries."""
+    rows = ({"vid": "a", "query": "x"}, {"vid": "a", "query": "y", "qid": "qid_1"}, {"vid": "a", "query": "z"})
+    assert [s.qid for s in read_samples(write(tmp_path, "q.jsonl", lines(*rows)))] == [0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.floats(-5, 50).map(lambda x: round(x, 2)),
+            st.floats(0.5, 60).map(lambda x: round(x, 2)),
+            st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(str.strip),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_the_three_formats_agree(tmp_path: Path, rows: list[tuple[float, float, str]]) -> None:
+    """The same annotation would mean something else in another file format, or a sentence break its line."""
+    duration = 55.5
+    samples = [
+        Sample(number, f"v_{number}", query.strip(), duration, ((max(start, 0.0), min(start + length, duration)),))
+        for number, (start, length, query) in enumerate(rows)
+    ]
+    txt = "".join(f"v_{n} {s} {s + w}##qid_{n}##{q}\n" for n, (s, w, q) in enumerate(rows))
+    tvr = lines(
+        *(
+            {"qid": n, "query": q, "duration": duration, "vid": f"v_{n}", "relevant_windows": [[s, s + w]]}
+            for n, (s, w, q) in enumerate(rows)
+        )
+    )
+    table = {
+        f"v_{n}": {"duration": duration, "timestamps": [[s, s + w]], "sentences": [q], "qid": [f"qid_{n}"]}
+        for n, (s, w, q) in enumerate(rows)
+    }
+    usable = [s for s in samples if s.windows[0][1] > s.windows[0][0]]
+    durations = {s.vid: duration for s in samples}
+    for name, content in (("a.txt", txt), ("a.jsonl", tvr), ("a.json", table)):
+        skipped: list[str] = []
+        assert read_samples(write(tmp_path, name, content), durations, skipped) == usable
+        assert len(skipped) == len(samples) - len(usable)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("VID 1.0 2.0##a sentence without an id", "got 'VID 1.0 2.0##a sentence"),
+        ("VID 1.0##qid_3##words", "expected 'VID START END##qid_N##sentence'"),
+        ("VID one 2.0##qid_3##words", "got window"),
+        ("VID nan 2.0##qid_3##words", "got window"),
+        ("VID 1.0 inf##qid_3##words", "got window"),
+        ("VID 3.0 2.0##qid_3##words", "got the window 3.0 to 2.0 s"),
+        ("VID 3.0 3.0##qid_3##words", "start before end"),
+        ("VID -3.0 -1.0##qid_3##words", "start before end"),
+        ("VID 1.0 2.0##qid_x##words", "got qid 'qid_x'"),
+        ("VID 1.0 2.0##qid_-1##words", "got qid"),
+        ("VID 1.0 2.0##qid_3##  ", "expected a sentence"),
+        ("AMT7R 1.0 2.0##qid_12408##words", "got qid 12408 again, first at"),
+        ("no marks at all", "got 'no marks at all'"),
+    ],
+)
+def test_bad_txt_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    """A mistake in one line of thousands could not be found."""
+    text = refusal(read_samples, write(tmp_path, "a_qid.txt", TXT + "\n" + line + "\n"))
+    assert text.startswith("a_qid.txt:4: ")
+    assert message in text
+
+
+def test_duplicate_ids_name_both_places(tmp_path: Path) -> None:
+    """A submission would answer one of two questions twice."""
+    text = refusal(read_samples, write(tmp_path, "a.jsonl", lines(ROW, {**ROW, "qid": 9}, {**ROW, "qid": "qid_7"})))
+    assert text.startswith("a.jsonl:3: got qid 7 again")
+    assert f"first at {tmp_path}/a.jsonl:1" in text
+    twice = {"v_a": ACTIVITYNET["v_a"], "v_b": {**ACTIVITYNET["v_b"], "qid": ["qid_6"]}}
+    text = refusal(read_samples, write(tmp_path, "a.json", twice))
+    assert "video v_b, sentence 1: got qid 6 again" in text
+    assert "video v_a, sentence 2" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (without(ROW, "vid"), "got vid None"),
+        (without(ROW, "query"), "got query None"),
+        ({**ROW, "query": " "}, "expected a sentence"),
+        ({**ROW, "vid": 3}, "got vid 3"),
+        ({**ROW, "qid": 1.5}, "got qid"),
+        ({**ROW, "qid": True}, "got qid"),
+        ({**ROW, "qid": "qid_"}, "got qid"),
+        ({**ROW, "duration": 0}, "got duration 0"),
+        ({**ROW, "duration": -3}, "got duration -3"),
+        ({**ROW, "duration": float("nan")}, "got duration nan"),
+        ({**ROW, "duration": float("inf")}, "got duration inf"),
+        ({**ROW, "duration": True}, "got duration True"),
+        ({**ROW, "duration": [3]}, "got duration [3]"),
+        ({**ROW, "relevant_windows": [[1]]}, "got window [1]"),
+        ({**ROW, "relevant_windows": [3, 4]}, "got window 3"),
+        ({**ROW, "relevant_windows": {}}, "got relevant_windows {}"),
+        ({**ROW, "relevant_windows": [[31, 32]]}, "in a video of 30.96 s"),
+        ([ROW], "got a JSON list"),
+    ],
+)
+def test_bad_json_row_is_named(tmp_path: Path, row: Any, message: str) -> None:
+    """A mistake in one row of thousands could not be found, or be a KeyError."""
+    path = write(tmp_path, "a.jsonl", lines({**ROW, "qid": 1}) + json.dumps(row) + "\n")
+    text = refusal(read_samples, path)
+    assert text.startswith("a.jsonl:2: ")
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"duration": 9.0, "actions": []}, "expected the lists timestamps, sentences, qid"),
+        ({**ACTIVITYNET["v_b"], "qid": ["qid_1", "qid_2"]}, "got 1 timestamps, 1 sentences, 2 qid"),
+        ({**ACTIVITYNET["v_b"], "duration": 0}, "got duration 0"),
+        (without(ACTIVITYNET["v_b"], "duration"), "got no duration"),
+        ({**ACTIVITYNET["v_b"], "timestamps": [[5, 4]]}, "sentence 1: got the window 5.0 to 4.0 s"),
+        ({**ACTIVITYNET["v_b"], "sentences": [None]}, "sentence 1: got query None"),
+        ([], "expected the lists"),
+    ],
+)
+def test_bad_activitynet_entry_is_named(tmp_path: Path, entry: Any, message: str) -> None:
+    """The video at fault could not be found among 15,000."""
+    text = refusal(read_samples, write(tmp_path, "a.json", {"v_a": ACTIVITYNET["v_a"], "v_x": entry}))
+    assert text.startswith("a.json: video v_x")
+    assert message in text
+
+
+def test_rows_without_a_moment_can_be_left_out(tmp_path: Path) -> None:
+    """A training file with a few reversed moments could not be used at all, or would lose them unsaid."""
+    entry = {**ACTIVITYNET["v_a"], "timestamps": [[9, 2], [13.79, 60]]}
+    skipped: list[str] = []
+    samples = read_samples(write(tmp_path, "train_qid.json", {"v_a": entry}), skipped=skipped)
+    assert [s.qid for s in samples] == [6]
+    assert len(skipped) == 1
+    assert "video v_a, sentence 1: got the window 9.0 to 2.0 s" in skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", lines(ROW) + '{"qid": 8, "query"\n', "a.jsonl:2: not valid JSON"),
+        ("a.jsonl", "hello\n", "a.jsonl:1: not valid JSON"),
+        ("a.json", '{\n"v_a": {\n"duration": 3,,\n', "a.json:3: not valid JSON"),
+        ("a.json", "[1, 2]", "expected a JSON object"),
+        ("a.json", '{"v_a": {}, "v_a": {}}', "the key 'v_a' occurs twice"),
+        ("a.json", '{"v_a": ' + "[" * 100_000, "not usable JSON"),
+        ("a.jsonl", '{"vid": "a", "query": "x", "qid": ' + "9" * 5000 + "}", "a.jsonl:1: not usable JSON"),
+        ("a.txt", "", "got an empty file"),
+        ("a.txt", "\n  \n", "got an empty file"),
+        ("a.txt", "a question\n", "a.txt:1: got a line of plain text"),
+        ("a.txt", b"A 1 2##qid_1##ok\nA 1 2##qid_2##caf\xe9\n", "a.txt:2: got bytes that are not UTF-8"),
+        ("a.json", "{}", "got no annotations"),
+    ],
+)
+def test_broken_files(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    """A damaged file would end in a traceback."""
+    assert message in refusal(read_samples, write(tmp_path, name, content))
+
+
+def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong path would end in a traceback."""
+    for read in (read_samples, read_durations, read_queries, annotation_format):
+        assert "no such file" in refusal(read, tmp_path / "nothing.txt")
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        assert "got a directory" in refusal(read, tmp_path / "folder")
+
+    def deny(*_arguments: Any, **_options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path, "a.txt", TXT)
+    monkeypatch.setattr(builtins, "open", deny)
+    assert "no permission" in refusal(read_samples, path)
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + TXT, TXT.replace("\n", "\r\n"), "\n\n" + TXT + "\n\n"])
+def test_other_text_habits(tmp_path: Path, text: str) -> None:
+    """A file saved on Windows, or with blank lines, would be refused or gain invisible characters."""
+    samples = read_samples(write(tmp_path, "a.txt", text.encode()))
+    assert [(s.vid, s.query) for s in samples] == [("3MSZA", "person turn a light on."), ("AMT7R", "a ## b")]
+
+
+def test_plain_queries(tmp_path: Path) -> None:
+    """Sentences, one per line, would be mixed up with annotation lines."""
+    path = write(tmp_path, "queries.txt", "a person eats\n\n  someone leaves \n")
+    assert annotation_format(path) == "lines"
+    assert read_queries(path) == ["a person eats", "someone leaves"]
+    assert "got no queries" in refusal(read_queries, write(tmp_path, "none.txt", "\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("charades.json", {"a": {"subset": "train", "duration": 23.5, "actions": [[1, 2.0, 3.0]]}, "b": {"duration": 8}}),
+        ("plain.json", {"a": 23.5, "b": 8}),
+        ("tvr.jsonl", lines(*({"vid": v, "duration": d} for v, d in (("a", 23.5), ("b", 8), ("a", 23.5))))),
+        ("tvr.json", lines({"vid": "a", "duration": 23.5, "query": "x"}, {"vid": "b", "duration": 8})),
+        ("durations.csv", "a,23.5\nb,8\n"),
+        ("durations.csv", "vid,seconds\na, 23.5\n\nb,8\n"),
+        ("durations.txt", '"a",23.5\nb,"8"\na,23.5\n'),
+    ],
+)  # fmt: skip
+def test_durations(tmp_path: Path, name: str, content: Any) -> None:
+    """A file that tells how long videos are would be refused or read wrongly."""
+    assert read_durations(write(tmp_path, name, content)) == {"a": 23.5, "b": 8.0}
+
+
+def test_durations_of_activitynet(tmp_path: Path) -> None:
+    """ActivityNet's annotation file would not serve as its duration file."""
+    assert read_durations(write(tmp_path, "val_1_qid.json", ACTIVITYNET)) == {"v_a": 55.15, "v_b": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.csv", "a,23.5\nb,0\n", "d.csv:2: got duration 0"),
+        ("d.csv", "a,23.5\nb,-1\n", "d.csv:2: got duration -1"),
+        ("d.csv", "a,nan\n", "d.csv:1: got duration nan"),
+        ("d.csv", "a,inf\n", "d.csv:1: got duration inf"),
+        ("d.csv", "a,long\n", "d.csv:1: got duration long"),
+        ("d.csv", "a,\n", "d.csv:1: got duration"),
+        ("d.csv", "a" * 200_000 + ",1\n", "d.csv:1: got 'aaaa"),
+        ("d.csv", "a\n", "d.csv:1: got 'a', expected 'vid,seconds'"),
+        ("d.csv", "a,1,2\n", "d.csv:1: got 'a,1,2'"),
+        ("d.csv", ",1\n", "d.csv:1: got ',1'"),
+        ("d.csv", "vid,seconds\n", "got no durations"),
+        ("d.csv", "a,1\nvid,seconds\n", "d.csv:2: got duration seconds"),
+        ("d.csv", "a,1\nb,2\na,3\n", "d.csv:3: got 3.0 s for video 'a', expected 1.0 s"),
+        ("d.csv", "", "got no durations"),
+        ("d.json", {"a": {"duration": 0}}, "d.json: video a: got duration 0"),
+        ("d.json", {"a": {"subset": "x"}}, "d.json: video a: got no duration"),
+        ("d.json", {"a": None}, "d.json: video a: got no duration"),
+        ("d.json", "{}", "got no durations"),
+        ("d.json", "[]", "expected a JSON object"),
+        ("d.jsonl", lines({"vid": "a", "duration": 2}, {"vid": "b"}), "d.jsonl:2: got no duration"),
+        ("d.jsonl", lines({"vid": "a", "duration": 2}, {"vid": "a", "duration": 3}), "d.jsonl:2: got 3.0 s"),
+    ],
+)
+def test_bad_durations(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    """A moment in seconds would be computed from a duration of 0, below 0, unknown, or of two minds."""
+    assert message in refusal(read_durations, write(tmp_path, name, content))
