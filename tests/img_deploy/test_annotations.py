@@ -305,7 +305,7 @@ def test_plain_queries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("charades.json", {"a": {"subset": "train", "duration": 23.5, "actions": [[1, 2.0, 3.0]]}, "b": {"duration": 8}}),
+        ("charades.json", {"a": {"subset": "train", "duration": 23.5, "actions": [[1, 2.0, 3]]}, "b": {"duration": 8}}),
         ("plain.json", {"a": 23.5, "b": 8}),
         ("tvr.jsonl", lines(*({"vid": v, "duration": d} for v, d in (("a", 23.5), ("b", 8), ("a", 23.5))))),
         ("tvr.json", lines({"vid": "a", "duration": 23.5, "query": "x"}, {"vid": "b", "duration": 8})),
