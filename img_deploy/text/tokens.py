@@ -43,7 +43,7 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     if not text:
         raise QueryError(f"query {_shown(sentence)}: got no words, expected a sentence; write what to look for")
     words = text.split(" ")
-    # Longer text breaks one of the two limits whatever its tokens are; the tokenizer's patterns are slow on it.
+    # Longer text breaks one of the two limits whatever its tokens are; the tokenizer would take seconds on it.
     if len(text) <= max_words * (max_chars + 1):
         words = _tokenizer().tokenize(text)
     if len(words) > max_words:

@@ -91,9 +91,10 @@ class Vocabulary:
         return EncodedWords(vectors, unknown, chars, names)
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":
-        """This vocabulary with every word of a GloVe file added (some 5 GB of memory for glove.840B).
+        """This vocabulary with every word of a GloVe file added; words already known keep their rows.
 
-        Words already known keep their rows. :meth:`widen_for` takes only the words of given queries.
+        All of glove.840B takes minutes and some 5 GB of memory. :meth:`widen_for` takes only the words of
+        given queries, in seconds.
 
         Raises:
             InputError: the GloVe file cannot be used.
