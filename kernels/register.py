@@ -19,11 +19,18 @@ class Op:
         schema: dispatcher schema of the inference form, e.g. ``(Tensor x, int heads) -> Tensor``.
         reference: plain PyTorch, differentiable; may take ``dropout_p`` after the schema's arguments.
         fake: shapes and dtypes of the outputs, for export and compilation.
+        trained: what runs while gradients are recorded, where the reference is slow to differentiate.
     """
 
     def __init__(
-        self, name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]
+        self,
+        name: str,
+        schema: str,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        trained: Callable[..., Any] | None = None,
     ) -> None:
+        self.trained = trained or reference
         self.name, self.schema, self.reference, self.fake = name, schema, reference, fake
         qualified = f"{NAMESPACE}::{name}"
         torch.library.define(qualified, schema)
@@ -36,7 +43,7 @@ class Op:
         if is_active(self.name) and not kwargs.get("dropout_p"):
             kwargs.pop("dropout_p", None)
             return self.custom_op(*args, **kwargs)
-        return self.reference(*args, **kwargs)
+        return (self.trained if torch.is_grad_enabled() else self.reference)(*args, **kwargs)
 
     def _on_cuda(self, *args: Any) -> Any:
         kernel = import_module(f"{NAMESPACE}.kernels.{self.name}.kernel")

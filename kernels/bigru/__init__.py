@@ -2,12 +2,10 @@
 
 from torch import Tensor
 
-from img_deploy.kernels.bigru import reference
+from img_deploy.kernels.bigru import gradient, reference
 from img_deploy.kernels.register import Op
 
-SCHEMA = (
-    "(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh) -> Tensor"
-)
+SCHEMA = "(Tensor x, Tensor lengths, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh) -> Tensor"
 
 
 def _fake(x: Tensor, _lengths: Tensor, _weight_ih: Tensor, weight_hh: Tensor, *_: object) -> Tensor:
@@ -15,4 +13,4 @@ def _fake(x: Tensor, _lengths: Tensor, _weight_ih: Tensor, weight_hh: Tensor, *_
     return x.new_empty((stacks, batch, length, 2 * weight_hh.shape[-1]))
 
 
-bigru = Op("bigru", SCHEMA, reference.bigru, _fake)
+bigru = Op("bigru", SCHEMA, reference.bigru, _fake, trained=gradient.bigru)

@@ -1,11 +1,21 @@
 """Bidirectional GRU layer over ragged sequences, several independent stacks at once (step 13 of the network)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 def bigru(
-    x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+    x: Tensor,
+    lengths: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    recurrence: Recurrence | None = None,
 ) -> Tensor:
     """One layer of S bidirectional GRUs; each sequence runs to its own length, as if packed.
 
@@ -17,6 +27,7 @@ def bigru(
         lengths: [B] int32, clips of each sample, 0..L.
         weight_ih, weight_hh: [S, 2, 3H, I], [S, 2, 3H, H]; direction 0 forward, 1 backward; gates r, z, n.
         bias_ih, bias_hh: [S, 2, 3H].
+        recurrence: the loop over time; :func:`recur` unless given.
 
     Returns:
         [S, B, L, 2H] in ``x.dtype``, forward beside backward, zero past each length; the state is float32.
@@ -25,20 +36,35 @@ def bigru(
     hidden = weight_hh.shape[-1]
     real = torch.arange(length, device=x.device)[None, :] < lengths[:, None]  # [B, L]
     gates = torch.einsum("sbli,sdgi->lsdbg", x, weight_ih) + bias_ih[:, :, None]  # [L, S, 2, B, 3H]
-    gates = torch.stack([gates[:, :, 0], gates[:, :, 1].flip(0)], dim=2).float()
-    both = torch.stack([real, real.flip(1)])  # [2, B, L]
-    keep = both.permute(2, 0, 1)[:, None, :, :, None].to(gates.dtype)  # [L, 1, 2, B, 1]
-    recurrent = weight_hh.transpose(-1, -2)  # [S, 2, H, 3H]
-    state = gates.new_zeros(stacks, 2, batch, hidden)
+    gates = torch.stack([gates[:, :, 0], gates[:, :, 1].flip(0)], dim=2).flatten(1, 2)  # [L, 2S, B, 3H]
+    both = torch.stack([real, real.flip(1)]).repeat(stacks, 1, 1)  # [2S, B, L]
+    keep = both.permute(2, 0, 1)[..., None]  # [L, 2S, B, 1]
+    states = (recurrence or recur)(gates, keep, weight_hh.flatten(0, 1), bias_hh.flatten(0, 1))
+    out = states.permute(1, 2, 0, 3).reshape(stacks, 2, batch, length, hidden)
+    return torch.cat([out[:, 0], out[:, 1].flip(2)], dim=-1).to(x.dtype)
+
+
+def recur(gates: Tensor, keep: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
+    """The loop over time of G independent GRUs.
+
+    Args:
+        gates: [L, G, B, 3H], the input's part of the gates r, z, n.
+        keep: [L, G, B, 1] bool; False where the sequence has ended (or not begun): the state is zero there.
+        weight_hh, bias_hh: [G, 3H, H], [G, 3H].
+
+    Returns:
+        The states [L, G, B, H], float32 (float64 for float64 gates).
+    """
+    wide = torch.promote_types(gates.dtype, torch.float32)
+    gates_in, keep = gates.to(wide), keep.to(wide)
+    weight = weight_hh.transpose(1, 2)  # [G, H, 3H]
+    state = gates_in.new_zeros(*gates.shape[1:3], weight_hh.shape[-1])
     steps = []
-    for step in range(length):
-        r_x, z_x, n_x = gates[step].chunk(3, dim=-1)
-        product = state.to(x.dtype) @ recurrent + bias_hh[:, :, None]
-        r_h, z_h, n_h = product.float().chunk(3, dim=-1)
+    for step in range(gates.shape[0]):
+        r_x, z_x, n_x = gates_in[step].chunk(3, dim=-1)
+        r_h, z_h, n_h = (state.to(gates.dtype) @ weight + bias_hh[:, None]).to(wide).chunk(3, dim=-1)
         reset, update = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
         candidate = torch.tanh(n_x + reset * n_h)
         state = (candidate + update * (state - candidate)) * keep[step]
         steps.append(state)
-    out = torch.stack(steps, dim=3)  # [S, 2, B, L, H]
-    out = torch.cat([out[:, 0], out[:, 1].flip(2)], dim=-1)
-    return out.to(x.dtype)
+    return torch.stack(steps)
