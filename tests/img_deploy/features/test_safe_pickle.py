@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from img_deploy.errors import FeatureError
+from img_deploy.features import safe_pickle
 from img_deploy.features.safe_pickle import load_arrays, load_plain
 
 ARRAY = np.arange(6, dtype=np.uint8).reshape(2, 3)
@@ -126,6 +127,7 @@ def test_names_cannot_be_changed_from_inside(tmp_path: Path, target: bytes) -> N
     """A pickle would leave something behind in the program that read it, to be met by the next file."""
     build = b"\x80\x02" + target + b"N}U\x07encodedK\x01s\x86b."
     refusal(tmp_path, build)
+    assert not any(hasattr(thing, "encoded") for thing in vars(safe_pickle).values())
     data = pickle.dumps({"v_a": ARRAY}, protocol=2)
     np.testing.assert_array_equal(load_arrays(written(tmp_path, data))["v_a"], ARRAY)
 
