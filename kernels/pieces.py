@@ -18,7 +18,8 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor
     """Softmax in float32 over positions where ``mask`` (bool, broadcastable) is True. Returns float32."""
     scores = scores.float()
     if mask is not None:
-        scores = scores.masked_fill(~mask, MASKED)
+        # Added, not filled in: the same numbers, and ONNX Runtime broadcasts a sum much faster than a Where.
+        scores = scores + torch.where(mask, 0.0, MASKED)
     return torch.softmax(scores, dim=dim)
 
 

@@ -53,8 +53,9 @@ class WordEmbedding(Dropped):
         x = x.flatten(0, 1).transpose(1, 2)  # [B*N, C, W]
         pooled = []
         for k, weight, bias in zip(CHAR_WIDTHS, self.char_weights, self.char_biases, strict=True):
-            windows = F.relu(F.conv1d(x, weight, bias))  # [B*N, out, W-k+1]
-            inside = positions[: width - k + 1] <= (longest - k + 1)[:, None]  # [B, W-k+1]
+            # Padded, so that every width has W windows and W is free down to MIN_CHARS in an exported graph.
+            windows = F.relu(F.conv1d(F.pad(x, (0, k - 1)), weight, bias))  # [B*N, out, W]
+            inside = positions <= (longest - k + 1)[:, None]  # [B, W]
             inside = inside[:, None, None].to(x.dtype)
             windows = torch.unflatten(windows, 0, (batch, words)) * inside  # ReLU's output is never below 0
             pooled.append(windows.amax(dim=-1))
