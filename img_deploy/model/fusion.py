@@ -91,6 +91,8 @@ class LocalFusion(Dropped):
 class SlotAttention(nn.Module):
     """Event slots of both modalities, see ``kernels/slot_attention``. The noise is part of the model."""
 
+    noise: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, m = config.dim, MODALITIES

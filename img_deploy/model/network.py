@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from img_deploy.model.config import ModelConfig
-from img_deploy.model.fusion import Fusion
+from img_deploy.model.fusion import EventFusion, Fusion
 from img_deploy.model.layers import linear
 from img_deploy.model.stream import Predictor, Stream, TextInput
 
@@ -147,7 +147,7 @@ class IMGNetwork(nn.Module):
 
     def draw_slot_noise(self, seed: int) -> None:
         """Draw the recorded slot noise from ``seed`` (the same on every machine)."""
-        if self.config.use_event:
+        if isinstance(self.fusion.event, EventFusion):
             noise = self.fusion.event.slot_attention.noise
             drawn = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
             noise.copy_(drawn)
@@ -173,12 +173,13 @@ class IMGNetwork(nn.Module):
         asked_audio = self.audio.ask(audio_clips, words[1], clip_mask, text.mask)
         fused, importance = self.fusion(asked_visual, asked_audio, clip_mask, importance_weight)
         return NetworkOutput(
-            fused=HeadOutput(*self.predictor(fused, clip_mask), self.saliency(fused).squeeze(-1).float()),
-            visual=self._head(self.visual, asked_visual, clip_mask),
-            audio=self._head(self.audio, asked_audio, clip_mask),
+            fused=_head(self.predictor, fused, clip_mask, self.saliency(fused).squeeze(-1).float()),
+            visual=_head(self.visual.predictor, asked_visual, clip_mask, self.visual.saliency_of(asked_visual)),
+            audio=_head(self.audio.predictor, asked_audio, clip_mask, self.audio.saliency_of(asked_audio)),
             importance=importance,
         )
 
-    @staticmethod
-    def _head(stream: Stream, asked: Tensor, clip_mask: Tensor) -> HeadOutput:
-        return HeadOutput(*stream.predictor(asked, clip_mask), stream.saliency_of(asked))
+
+def _head(predictor: Predictor, x: Tensor, clip_mask: Tensor, saliency: Tensor) -> HeadOutput:
+    start, end = predictor(x, clip_mask)
+    return HeadOutput(start, end, saliency)

@@ -36,6 +36,8 @@ class TextInput:
 class Encoder(nn.Module):
     """Position constant, two convolutions, self-attention; serves the clips and the words of its stream."""
 
+    position: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         # Row 0 of a sinusoid table: a constant, so that no answer depends on the row of the batch.
