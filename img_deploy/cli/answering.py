@@ -1,0 +1,90 @@
+"""A run of questions as a command shows it: notes, progress, answers, and how to go on after an interruption."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from img_deploy.cli.reporting import Reporter
+from img_deploy.errors import ImgDeployError, InputError
+
+if TYPE_CHECKING:
+    from img_deploy.cli.answer_table import AnswerTable
+    from img_deploy.runtime.session import Request, Session
+    from img_deploy.runtime.writers import RowWriter
+
+TABLE = "table"
+SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".json": "json"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where answers go. ``format`` None: a table, or what the name of ``out`` ends in, or jsonl."""
+
+    out: Path | None = None
+    format: str | None = None
+    table_rows: int | None = None
+    resume: bool = False
+
+    @property
+    def chosen(self) -> str:
+        """Raises InputError for a table in a file, and for resuming what is not a jsonl file."""
+        format = self.format or (TABLE if self.out is None else SUFFIXES.get(self.out.suffix, "jsonl"))
+        if format == TABLE and self.out is not None:
+            raise InputError(f"{self.out}: got a table to write, expected jsonl, csv or json; give another --format")
+        if format == TABLE and self.resume:
+            raise InputError("resume: only a jsonl file can be resumed; give --format jsonl and --out FILE")
+        return format
+
+    def writer(self, session: "Session") -> Union["AnswerTable", "RowWriter"]:
+        """Raises InputError where it cannot be written."""
+        from img_deploy.cli.answer_table import AnswerTable
+        from img_deploy.runtime.writers import RowWriter
+
+        if self.chosen == TABLE:
+            search = bool(session.plan.shared) and len(session.plan.videos) > 1
+            return AnswerTable(best_first=search, limit=self.table_rows)
+        return RowWriter(self.out, self.chosen, resume=self.resume, settings=session.settings())
+
+
+def answer(request: "Request", output: Output, strict: bool = False, quiet: bool = False) -> None:
+    """Answer a request, and tell on standard error how it goes.
+
+    Raises:
+        InputError: something is wrong with the request, nothing could be answered, or (``strict``) something was
+            not usable.
+        BackendError: the backend failed. Answers so far are in ``OUT.partial`` (jsonl) or in the table.
+    """
+    from img_deploy.runtime.session import open_session
+
+    on_terminal = output.out is None and sys.stdout.isatty() and output.chosen != TABLE  # a bar would tear the rows
+    reporter = Reporter(quiet=quiet, strict=strict, bar=not on_terminal)
+    with reporter:
+        session = open_session(request, reporter.reading)
+    for note in session.notes():
+        reporter.note(note)
+    if strict and session.plan.missing:
+        raise InputError(f"--strict: {session.plan.notes[-1]}")
+    try:
+        _write_answers(session, output, reporter)
+    except (KeyboardInterrupt, ImgDeployError):
+        partial = output.out and output.out.with_name(f"{output.out.name}.partial")
+        if partial and partial.exists() and output.chosen == "jsonl":
+            reporter.tell(f"stopped: the answers so far are in {partial}; run the same command with --resume to go on")
+        raise
+
+
+def _write_answers(session: "Session", output: Output, reporter: Reporter) -> None:
+    total, begin = len(session.plan), time.perf_counter()
+    with output.writer(session) as writer, reporter:
+        reporter.begin(total)
+        for answers in session.answers(writer.done, reporter):
+            writer.write(answers)
+        if not writer.rows:
+            raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
+    took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
+    before = f" ({len(writer.done)} before)" if writer.done else ""
+    skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
+    reporter.unknown_words()
+    reporter.note(f"{writer.rows} of {total} pairs answered{before} in {took:.1f} s ({new / took:,.1f}/s){skipped}")

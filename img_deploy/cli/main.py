@@ -1,0 +1,121 @@
+"""The ``img-deploy`` command: one file per subcommand, imported when its turn comes."""
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from img_deploy.errors import ImgDeployError
+
+COMMANDS = ("import", "export", "infer", "inspect", "profile", "doctor", "train", "evaluate", "synth")
+"""Each is ``img_deploy.cli.<name>_command``, which offers ``register(app)``."""
+
+HELP = {"help_option_names": ["-h", "--help"]}
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+def _module(name: str) -> str:
+    return f"img_deploy.cli.{name}_command"
+
+
+class _PipeClosed(Exception):
+    """The reader of the output is gone."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands by name; a command's file is imported to run it or to show its help, not before."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return [name for name in COMMANDS if find_spec(_module(name))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        app = typer.Typer(add_completion=False, context_settings=HELP)
+        import_module(_module(cmd_name)).register(app)
+        command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _PipeClosed from None  # Typer would end with 1, as for a failure
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    help="Train or import an IMG checkpoint, export it, and answer moment queries fast.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=HELP,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from img_deploy import __version__
+
+        typer.echo(f"img-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.
+
+    An error is one line on standard error.
+    """
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(args=arguments or ["--help"], prog_name="img-deploy", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ImgDeployError as error:
+        return _failed(str(error), error.exit_code)
+    except (_PipeClosed, BrokenPipeError):
+        # Python would complain once more when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{place}{error.strerror or error}", 1)
+    except Exception as error:
+        # Usage errors of Typer's parser: the home of their class has changed, what they offer has not.
+        if not hasattr(error, "format_message"):
+            raise
+        return _failed(f"{error.format_message()} (see `{_path(error)} --help`)", getattr(error, "exit_code", 2))
+
+
+def _path(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return getattr(context, "command_path", None) or "img-deploy"
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What a command tells while it works: lines and a progress bar on standard error."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from img_deploy.errors import ImgDeployError
+from img_deploy.runtime.asking import Listener
+from img_deploy.runtime.encoded import PreparedQuery
+
+
+def one_line(text: str) -> str:
+    """Text that keeps to its line and moves no cursor: control characters become spaces."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+class Reporter(Listener):
+    """Listens to a run of questions; as a context manager it shows the progress of one stage.
+
+    Args:
+        quiet: tell nothing but what is skipped.
+        strict: let the first thing that cannot be used stop the run.
+        bar: show a progress bar, where standard error is a terminal.
+    """
+
+    def __init__(self, quiet: bool = False, strict: bool = False, bar: bool = True) -> None:
+        self.quiet, self.strict = quiet, strict
+        self.errors = 0
+        """Videos and queries that were skipped."""
+        self._unknown: dict[str, None] = {}
+        self._queries_with_unknown = 0
+        self._bar = bar and not quiet and sys.stderr.isatty()
+        self._progress: Any = None
+        self._task: Any = None
+
+    def skipped(self, error: ImgDeployError) -> None:
+        if self.strict:
+            raise error
+        self.errors += 1
+        self.tell(f"skipped: {error}")
+
+    def unknown(self, query: PreparedQuery) -> None:
+        if query.all_unknown:
+            words = ", ".join(query.unknown)
+            self.note(
+                f"warning: query {query.query!r}: none of its words is known ({words}), so its answer is a guess; "
+                "--glove FILE knows more words"
+            )
+        else:
+            self._queries_with_unknown += 1
+            self._unknown.update(dict.fromkeys(query.unknown))
+
+    def begin(self, pairs: int) -> None:
+        """So many pairs are to be answered."""
+        if self._progress is not None:
+            self._task = self._progress.add_task("answering", total=pairs, unit="pairs")
+
+    def settled(self, pairs: int) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._task, pairs)
+
+    def reading(self, done: int, size: int) -> None:
+        """So many bytes of a GloVe file are read."""
+        if self._progress is not None:
+            if self._task is None:
+                self._task = self._progress.add_task("reading GloVe", total=size / 1e6, unit="MB")
+            self._progress.update(self._task, completed=done / 1e6)
+
+    def note(self, text: str) -> None:
+        """A line, unless quiet."""
+        if not self.quiet:
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """A line."""
+        text = one_line(text)
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def unknown_words(self) -> None:
+        """A note about the words that were not known, if any."""
+        if self._unknown:
+            words = list(self._unknown)
+            some = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
+            self.note(
+                f"words that the vocabulary does not know, in {self._queries_with_unknown} of the queries: {some}; "
+                "--glove FILE knows more"
+            )
+
+    def __enter__(self) -> "Reporter":
+        if self._bar:
+            self._progress, self._task = _progress_bar(), None
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _progress_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            text = f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else ""
+            return Text(text, style="progress.data.speed")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,201 @@
+"""Answers to many questions over a folder of videos, a window of videos at a time.
+
+Each video is read and encoded once, however many questions it gets; a folder of any size is never held in memory.
+What cannot be read or asked is told and left out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from img_deploy.errors import FeatureError, ImgDeployError, QueryError
+from img_deploy.features.folders import FeatureFolder, VideoFeatures
+from img_deploy.runtime.batching import bucket_batches
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, PreparedQuery
+from img_deploy.runtime.engine import BATCH_SIZE, Engine
+from img_deploy.runtime.questions import Plan, Question
+from img_deploy.runtime.results import Answer, RowKey
+from img_deploy.runtime.spans import DEFAULT_NMS
+
+WINDOW = 16
+"""Batches of videos per window: enough to find similar lengths, few enough to hold."""
+CHUNK = 64
+"""Batches of pairs whose answers are held at a time."""
+
+Seconds = Callable[[str, int], float | None]
+"""Duration of a video by its id and its clips before down-sampling; None where it is not known."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """``nms`` is the greatest IoU of two of the ``top_k`` moments of an answer."""
+
+    top_k: int = 1
+    nms: float = DEFAULT_NMS
+    batch_size: int = BATCH_SIZE
+
+
+class Listener:
+    """Is told what happens in a run; this one does not care."""
+
+    def skipped(self, error: ImgDeployError) -> None:
+        """A video or a query cannot be used. Raising stops the run."""
+
+    def unknown(self, query: PreparedQuery) -> None:
+        """A query holds words that the vocabulary does not know."""
+
+    def settled(self, pairs: int) -> None:
+        """So many more pairs are answered, left out, or were answered before."""
+
+
+def ask(
+    engine: Engine,
+    folder: FeatureFolder,
+    plan: Plan,
+    seconds: Seconds = lambda vid, clips: None,  # noqa: ARG005
+    options: AskOptions | None = None,
+    done: Set[RowKey] = frozenset(),
+    listener: Listener | None = None,
+) -> Iterator[list[Answer]]:
+    """Answers in the plan's order, some at a time.
+
+    Answers whose keys are in ``done`` are left out. The others come out as they would have with them: a run that
+    goes on after an interruption computes the very same batches.
+
+    Raises:
+        BackendError: the backend failed. What was yielded before is good.
+    """
+    run = _Run(engine, folder, plan, seconds, options or AskOptions(), done, listener or Listener())
+    size = WINDOW * run.options.batch_size
+    for first in range(0, len(plan.videos), size):
+        vids = plan.videos[first : first + size]
+        left = sum(len(plan.questions(vid)) for vid in vids)
+        for answers, pairs in run.window(vids):
+            yield answers
+            run.listener.settled(pairs)
+            left -= pairs
+        run.listener.settled(left)
+
+
+class _Run:
+    def __init__(
+        self,
+        engine: Engine,
+        folder: FeatureFolder,
+        plan: Plan,
+        seconds: Seconds,
+        options: AskOptions,
+        done: Set[RowKey],
+        listener: Listener,
+    ) -> None:
+        self.engine, self.folder, self.plan, self.seconds = engine, folder, plan, seconds
+        self.options, self.done, self.listener = options, done, listener
+        self._prepared: dict[Question, PreparedQuery | None] = {}  # None: cannot be asked
+        self._queries: dict[Question, EncodedQuery] = {}
+
+    def window(self, vids: Sequence[str]) -> Iterator[tuple[list[Answer], int]]:
+        """Answers of some videos, and how many pairs each lot settles (those done before included)."""
+        self._prepare(vids)
+        pairs = [(vid, q) for vid in vids for q in self.plan.questions(vid) if self._prepared[q] is not None]
+        missing = [vid for vid, q in pairs if (vid, q.qid, q.query) not in self.done]
+        if not missing:
+            return
+        # Where an earlier run left out what still cannot be read, its work is not repeated.
+        if len(missing) < len(pairs) and not self._any_readable(list(dict.fromkeys(missing))):
+            return
+        videos = {video.vid: video for video in self._encode_videos(vids)}
+        self._encode_queries([q for vid, q in pairs if vid in videos])
+        ready = iter([(videos[vid], self._queries[q]) for vid, q in pairs if vid in videos and q in self._queries])
+        while chunk := list(islice(ready, CHUNK * self.options.batch_size)):
+            yield self._ground(chunk), len(chunk)
+
+    def _prepare(self, vids: Sequence[str]) -> None:
+        """Check the questions of a window; those of the one before are forgotten, unless they are asked again."""
+        wanted = dict.fromkeys(q for vid in vids for q in self.plan.questions(vid))
+        self._prepared = {q: self._prepared[q] for q in wanted if q in self._prepared}
+        self._queries = {q: self._queries[q] for q in wanted if q in self._queries}
+        for question in wanted:
+            if question not in self._prepared:
+                self._prepared[question] = self._prepare_one(question)
+
+    def _prepare_one(self, question: Question) -> PreparedQuery | None:
+        try:
+            if self.engine.rules.text is None:
+                query = self.engine.prepare_query(question.query, qid=question.qid)
+            else:
+                if question.qid is None:
+                    raise QueryError(f"query {question.query!r}: got no id, expected one to find its features by")
+                tokens = self.folder.load_text(question.qid)
+                query = self.engine.prepare_query(tokens, qid=question.qid, query=question.query)
+        except (QueryError, FeatureError) as error:
+            self.listener.skipped(error)
+            return None
+        if query.unknown:
+            self.listener.unknown(query)
+        return query
+
+    def _any_readable(self, vids: Sequence[str]) -> bool:
+        problems = []
+        for vid in vids:
+            try:
+                self.folder.load(vid)
+                return True
+            except FeatureError as error:
+                problems.append(error)
+        for problem in problems:
+            self.listener.skipped(problem)
+        return False
+
+    def _encode_videos(self, vids: Sequence[str]) -> Iterator[EncodedVideo]:
+        """The usable videos of a window; features are held for one batch at a time."""
+        lengths = self._each(self.folder.clips, vids)
+        for rows in bucket_batches([clips for _, clips in lengths], self.options.batch_size):
+            loaded = self._each(self.folder.load, [lengths[row][0] for row in rows])
+            yield from self._whole_or_each(self._encode_batch, [features for _, features in loaded])
+
+    def _encode_batch(self, batch: Sequence[VideoFeatures]) -> list[EncodedVideo]:
+        sounds = [one.audio for one in batch]
+        return self.engine.encode_video([one.video for one in batch], sounds, vid=[one.vid for one in batch])
+
+    def _encode_queries(self, questions: Sequence[Question]) -> None:
+        new = [q for q in dict.fromkeys(questions) if q not in self._queries]
+        queries = [query for q in new if (query := self._prepared[q]) is not None]
+        encoded = self._whole_or_each(lambda some: self.engine.encode_query(list(some)), queries)
+        self._queries.update({Question(query.query, query.qid): query for query in encoded})
+
+    def _ground(self, chunk: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
+        keys = [(video.vid, query.qid, query.query) for video, query in chunk]
+        if all(key in self.done for key in keys):
+            return []
+        videos = list({video.vid: video for video, _ in chunk}.values())
+        place = {video.vid: row for row, video in enumerate(videos)}
+        answers = self.engine.ground(
+            videos,
+            [query for _, query in chunk],
+            self.options.top_k,
+            self.options.nms,
+            [self.seconds(video.vid, video.source_clips) for video in videos],
+            pairs=[(place[video.vid], row) for row, (video, _) in enumerate(chunk)],
+            batch_size=self.options.batch_size,
+        )
+        return [answer for answer, key in zip(answers, keys, strict=True) if key not in self.done]
+
+    def _each(self, read: Callable[[Item], Result], items: Sequence[Item]) -> list[tuple[Item, Result]]:
+        """What ``read`` gives for each item that it does not refuse."""
+        found = []
+        for item in items:
+            try:
+                found.append((item, read(item)))
+            except FeatureError as error:
+                self.listener.skipped(error)
+        return found
+
+    def _whole_or_each(self, encode: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+        """``encode`` of a batch; where it refuses one of them, of each that it does not refuse alone."""
+        try:
+            return encode(items) if items else []
+        except FeatureError:
+            return [result for _, results in self._each(lambda item: encode([item]), items) for result in results]
