@@ -89,8 +89,10 @@ def infer(
     """Find the moments that sentences describe, in a folder of video (and audio) features.
 
     Answers come from the head that fuses sight and sound; a video without audio features is answered from the
-    visual head. The table of one query asked of many videos begins with the best moments: those whose score is the
-    most times that of a random span (scores alone favour short videos). Exit code 0: something was answered; 2: nothing could be, or the input is wrong.
+    visual head. The table of one query asked of many videos begins with the best moments: those whose score is
+    the most times that of a random span (scores alone favour short videos).
+
+    Exit code 0: something was answered; 2: nothing could be, or the input is wrong.
     """
     from img_deploy.cli.answering import Output, answer
     from img_deploy.runtime.asking import AskOptions
