@@ -1,0 +1,192 @@
+"""What this machine has for the backends, as facts: hardware, packages, and the choice of ``auto``."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from img_deploy.errors import BackendError
+from img_deploy.runtime.backends.choose import choose, survey
+from img_deploy.runtime.backends.machine import cuda_devices, usable_cpus
+from img_deploy.runtime.bundle import Bundle
+from img_deploy.runtime.hardware import Gpu, cpu_flags, cpu_name, gpus, memory_gib
+
+PACKAGES = (
+    "img-deploy",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "triton",
+    "numpy",
+)
+"""Distributions whose versions are told."""
+
+ORT_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+"""All of them install the same folder ``onnxruntime``, each over the other."""
+
+TENSORRT_DISTRIBUTIONS = (
+    "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-cu12-bindings",
+    "tensorrt-cu13-bindings",
+)
+
+
+@dataclass(frozen=True)
+class BackendFact:
+    """One way to run the graphs on this machine."""
+
+    label: str
+    """Backend and device, ``onnxruntime:cpu``."""
+    works: bool
+    chosen: bool
+    """Whether ``auto`` takes it."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """Everything that ``img-deploy doctor`` tells. Sizes in GiB."""
+
+    python: str
+    platform: str
+    cpu: str
+    cpus: int
+    """CPUs that this process may use."""
+    cpu_flags: tuple[str, ...] | None
+    """The known ones of ``hardware.CPU_FLAGS``; None where they cannot be read."""
+    memory_gib: float | None
+    gpus: tuple[Gpu, ...]
+    packages: Mapping[str, str | None]
+    """Distribution -> version, None where it is not installed."""
+    providers: tuple[str, ...]
+    """ONNX Runtime's execution providers."""
+    bundle: str | None
+    """The bundle that ``backends`` speaks of; None: of bundles in general."""
+    backends: tuple[BackendFact, ...]
+    """Fastest first."""
+    warnings: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def machine_report(bundle: Bundle | None = None) -> MachineReport:
+    """Ask the machine. With a bundle, ``auto``'s backend is opened on it, so that the answer is what infer will do.
+
+    Raises:
+        BundleError: a file of the bundle is missing, damaged or tampered with.
+    """
+    packages, found, providers = package_versions(), gpus(), ort_providers()
+    return MachineReport(
+        python=platform.python_version(),
+        platform=platform.platform(terse=True) + f" {platform.machine()}",
+        cpu=cpu_name(),
+        cpus=usable_cpus(),
+        cpu_flags=cpu_flags(),
+        memory_gib=memory_gib(),
+        gpus=found,
+        packages=packages,
+        providers=providers,
+        bundle=None if bundle is None else str(bundle.folder),
+        backends=backend_facts(bundle),
+        warnings=tuple(_warnings(packages, found, providers)),
+    )
+
+
+def version_of(distribution: str) -> str | None:
+    """Installed version of a distribution, None without it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of :data:`PACKAGES`; TensorRT under whichever name it is installed, None where not installed."""
+    versions = {name: version_of(name) for name in PACKAGES}
+    versions["tensorrt"] = next((found for name in TENSORRT_DISTRIBUTIONS if (found := version_of(name))), None)
+    return versions
+
+
+def ort_distributions() -> list[str]:
+    """The distributions of ONNX Runtime that are installed. More than one is a broken installation."""
+    return [name for name in ORT_DISTRIBUTIONS if version_of(name) is not None]
+
+
+def ort_providers() -> tuple[str, ...]:
+    """Execution providers of the installed ONNX Runtime; none where there is none or it does not load."""
+    try:
+        import onnxruntime
+
+        return tuple(onnxruntime.get_available_providers())
+    except (ImportError, AttributeError, OSError):
+        return ()
+
+
+def backend_facts(bundle: Bundle | None = None) -> tuple[BackendFact, ...]:
+    """Every backend, fastest first: the one that ``auto`` takes, and why each of the others is not taken.
+
+    Raises BundleError: a file of the bundle is missing, damaged or tampered with.
+    """
+    entries = survey(bundle)
+    taken, refused = _taken(bundle, [entry.label for entry, why in entries if why is None])
+    facts = []
+    for entry, why in entries:
+        why = why or refused.get(entry.label)
+        chosen = entry.label == taken
+        reason = why or ("auto takes it: the fastest that works here" if chosen else f"works; auto prefers {taken}")
+        facts.append(BackendFact(entry.label, why is None, chosen, reason))
+    return tuple(facts)
+
+
+def _taken(bundle: Bundle | None, candidates: list[str]) -> tuple[str | None, dict[str, str]]:
+    """Which of the candidates ``auto`` takes, and why those before it turned out not to work."""
+    refused: dict[str, str] = {}
+    for label in candidates:
+        if bundle is None:
+            return label, refused
+        try:
+            choose(bundle, label).backend.close()
+        except BackendError as error:
+            refused[label] = str(error)
+        else:
+            return label, refused
+    return None, refused
+
+
+def _warnings(packages: Mapping[str, str | None], found: tuple[Gpu, ...], providers: tuple[str, ...]) -> list[str]:
+    """What a user should repair, each with the command that does it."""
+    warnings = []
+    runtimes = ort_distributions()
+    keep = "gpu" if found else "cpu"
+    if len(runtimes) > 1:
+        warnings.append(
+            f"{' and '.join(runtimes)} are both installed and overwrite each other's files; keep one: "
+            f"pip uninstall -y {' '.join(runtimes)} && pip install 'img-deploy[{keep}]'"
+        )
+    if not found:
+        return warnings
+    if not cuda_devices():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cause = "the driver does not start" if visible is None else f"CUDA_VISIBLE_DEVICES is {visible!r}"
+        warnings.append(f"{found[0].name} is here, but this process may not use it: {cause}")
+        return warnings
+    if len(runtimes) == 1 and "CUDAExecutionProvider" not in providers:
+        warnings.append(
+            f"{found[0].name} is here, but {runtimes[0]} {packages.get(runtimes[0])} runs on the CPU alone: "
+            f"pip uninstall -y {runtimes[0]} && pip install 'img-deploy[gpu]'"
+        )
+    if (packages.get("torch") or "").endswith("+cpu"):
+        warnings.append(
+            f"{found[0].name} is here, but torch {packages['torch']} is built for the CPU: "
+            "install the CUDA build, see https://pytorch.org/get-started/locally"
+        )
+    return warnings
