@@ -58,7 +58,7 @@ def summarize(samples: Sequence[float]) -> Summary:
 
     Raises ValueError: no samples, or one that is not finite.
     """
-    values = np.asarray(samples, np.float64)
+    values = np.sort(np.asarray(samples, np.float64))  # sorted, so that the mean rounds alike in any order
     if not values.size or not np.isfinite(values).all():
         raise ValueError(f"got {values.size} samples, expected at least one and finite ones")
     p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))

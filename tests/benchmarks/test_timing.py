@@ -108,7 +108,7 @@ def test_time_ends_the_rounds_but_not_before_the_least():
     clock = iter(range(100))
     assert len(list(Effort(seconds=0.5).rounds(lambda: float(next(clock))))) == MIN_ROUNDS
     clock = iter(range(100))
-    assert len(list(Effort(seconds=9.5).rounds(lambda: float(next(clock))))) == 10
+    assert len(list(Effort(seconds=9.5).rounds(lambda: float(next(clock))))) == 9
 
 
 def test_the_garbage_collector_rests_while_measuring_and_works_again_after_a_failure():
