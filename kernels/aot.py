@@ -33,7 +33,8 @@ class AotCase:
     """A ``@triton.jit`` function. Arguments ending in ``_ptr`` are pointers, ``tl.constexpr`` ones constants, all
     others int32."""
     constexprs: Mapping[str, Any]
-    """Values of the ``tl.constexpr`` arguments, without the block sizes, which the configuration gives."""
+    """Values of the ``tl.constexpr`` arguments, without the block sizes, which the configuration gives; and None for a
+    pointer that this case goes without, which is then no argument of the compiled kernel."""
     pointers: Mapping[str, str] = field(default_factory=dict)
     """Element types of pointers that are not of the storage dtype: ``{"mask_ptr": "i1", "lengths_ptr": "i32"}``."""
     dtypes: tuple[str, ...] = DTYPES
@@ -46,7 +47,7 @@ class AotCase:
         types = {}
         for parameter in self.kernel.params:
             name = parameter.name
-            if parameter.is_constexpr:
+            if parameter.is_constexpr or name in self.constexprs:
                 types[name] = "constexpr"
             elif name.endswith("_ptr"):
                 types[name] = "*" + self.pointers.get(name, dtype)

@@ -42,7 +42,8 @@ def test_arguments_fit_a_plugin(op: str) -> None:
     for case in aot.cases(op):
         kinds = [
             "constant" if kind == "constexpr" else "pointer" if kind.startswith("*") else "scalar"
-            for kind in case.signature("fp16").values()
+            for name, kind in case.signature("fp16").items()
+            if not (kind == "constexpr" and name.endswith("_ptr"))  # a tensor this case goes without
         ]
         runs = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
         assert runs == ["pointer", "scalar", "pointer", "constant"], f"{case.variant}: {runs}"

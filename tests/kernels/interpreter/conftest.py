@@ -27,8 +27,38 @@ def accept_scalars_as_loop_bounds() -> None:
     interpreter._patch_lang_tensor = patched
 
 
+def compute_in_bfloat16() -> None:
+    """Triton 3.6 keeps bfloat16 as uint16, multiplies tiles of it as those integers, and cuts digits off where a GPU
+    rounds to nearest even."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    create_dot, cast = builder.create_dot, builder.cast_impl
+
+    def widened(handle: interpreter.TensorHandle) -> interpreter.TensorHandle:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot(self: object, a: object, b: object, *rest: object) -> object:
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    def rounding_cast(self: object, source: interpreter.TensorHandle, target: tl.dtype) -> object:
+        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = np.where(np.isnan(source.data), 0x7FFF, rounded).astype(np.uint16)
+        return interpreter.TensorHandle(rounded.reshape(source.data.shape), tl.bfloat16)
+
+    builder.create_dot, builder.cast_impl = dot, rounding_cast
+
+
 if INTERPRETED:
     accept_scalars_as_loop_bounds()
+    compute_in_bfloat16()
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""Stack of depthwise-separable convolutions in one launch, each block of clips with the neighbours it needs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from img_deploy.kernels.aot import AotCase
+from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.tiles import channels, layer_norm, linear, load_mask, load_rows, load_vector, spread, store_rows
+from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+
+
+@triton.jit(do_not_specialize=["clips"])
+def conv_block_kernel(
+    x_ptr,  # [B, L, D]
+    mask_ptr,  # [B, L] bool
+    norm_weight_ptr,  # [n, D]
+    norm_bias_ptr,  # [n, D]
+    depthwise_weight_ptr,  # [n, D, K]
+    pointwise_weight_ptr,  # [n, D, D]
+    pointwise_bias_ptr,  # [n, D]
+    clips,  # L
+    out_ptr,  # [B, L, D]
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LAYERS: tl.constexpr,
+    TAPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    REACH: tl.constexpr = TAPS // 2
+    HALO: tl.constexpr = LAYERS * REACH
+    storage = x_ptr.dtype.element_ty
+    sample = tl.program_id(0).to(tl.int64)
+    # A program computes the rows first..end, and HALO more on either side, of which each layer spoils REACH.
+    first = tl.program_id(1) * (ROWS - 2 * HALO)
+    end = first + ROWS - 2 * HALO
+    start = first - HALO
+    if clips <= ROWS:  # the whole sample fits one program: no halo, and nothing left for the others
+        first = tl.program_id(1) * ROWS
+        end = first + ROWS
+        start = first
+    index = tl.arange(0, ROWS)
+    rows = start + index
+    channel, real = channels(tl.arange(0, WIDTH), DIM, 1, WIDTH)
+    x = load_rows(x_ptr + sample * clips * DIM, rows, clips, channel, real, DIM).to(tl.float32)
+    keep = load_mask(mask_ptr + sample * clips, rows, clips)
+    for layer in range(LAYERS):
+        normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
+        normed = tl.where(keep[:, None], normed, 0.0).to(storage)
+        mixed = tl.zeros([ROWS, WIDTH], tl.float32)
+        for tap in range(TAPS):
+            source = index + tap - REACH
+            present = (source >= 0) & (source < ROWS)
+            source = tl.broadcast_to(tl.where(present, source, 0)[:, None], [ROWS, WIDTH])
+            shifted = tl.where(present[:, None], tl.gather(normed, source, 0).to(tl.float32), 0.0)
+            mixed += (
+                shifted * load_vector(depthwise_weight_ptr + layer * DIM * TAPS + tap, channel * TAPS, real)[None, :]
+            )
+        hidden = spread(load_vector(pointwise_bias_ptr + layer * DIM, channel, real), ROWS)
+        hidden = linear(hidden, mixed.to(storage), pointwise_weight_ptr + layer * DIM * DIM, DIM, DIM, 1, WIDTH, CHUNK)
+        x += tl.maximum(hidden, 0.0)
+    store_rows(out_ptr + sample * clips * DIM, x, rows, first, tl.minimum(end, clips), channel, real, DIM)
+
+
+def _shapes(batch: int, clips: int, dim: int, layers: int, taps: int) -> Shapes:
+    return {
+        "x": (batch, clips, dim),
+        "mask": (batch, clips),
+        "norm_weight": (layers, dim),
+        "norm_bias": (layers, dim),
+        "depthwise_weight": (layers, dim, taps),
+        "pointwise_weight": (layers, dim, dim),
+        "pointwise_bias": (layers, dim),
+    }
+
+
+def conv_block(*inputs: Tensor) -> Tensor:
+    """All layers of the stack. Arguments, in order, and result: see ``reference.py``.
+
+    Raises:
+        ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
+    """
+    depthwise = inputs[4]
+    if depthwise.shape[-1] % 2 == 0:
+        raise ValueError(f"conv_block: depthwise_weight: got {depthwise.shape[-1]} taps, expected an odd number")
+    check_inputs("conv_block", _shapes(*inputs[0].shape, len(depthwise), depthwise.shape[-1]), inputs)
+    out = torch.empty_like(inputs[0])
+    if out.numel():
+        _launch(inputs, out, config_for("conv_block", crowd(len(out)), out.dtype, out.device))
+    return out
+
+
+def _launch(inputs: Sequence[Tensor], out: Tensor, config: LaunchConfig) -> None:
+    batch, clips, dim = out.shape
+    layers, _, taps = inputs[4].shape
+    rows, halo = config.blocks["ROWS"], layers * (taps // 2)
+    if clips > rows <= 2 * halo:
+        rows = padded(4 * halo)
+        config = replace(config, blocks={**config.blocks, "ROWS": rows})
+    blocks = 1 if clips <= rows else triton.cdiv(clips, rows - 2 * halo)
+    conv_block_kernel[(batch, blocks)](
+        *(*inputs, clips, out),
+        DIM=dim,
+        WIDTH=padded(dim),
+        LAYERS=layers,
+        TAPS=taps,
+        **config.launch_options(),
+    )
+
+
+AOT_CASES = tuple(
+    AotCase(
+        op="conv_block",
+        variant=variant,
+        kernel=conv_block_kernel,
+        constexprs={"DIM": 128, "WIDTH": 128, "LAYERS": layers, "TAPS": 7},
+        pointers={"mask_ptr": "i1"},
+    )
+    for variant, layers in product(("few", "many"), (2, 4))
+)
+
+
+def tuning_calls() -> Iterator[TuningCall]:
+    """128 clips, four layers."""
+    return calls_of(lambda batch: _shapes(batch, 128, 128, 4, 7), _launch)
