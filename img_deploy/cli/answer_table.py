@@ -1,6 +1,5 @@
 """Answers as a table for people: framed on a terminal, plain aligned lines in a pipe."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import TextIO
 
 from img_deploy.cli.reporting import one_line
+from img_deploy.cli.tables import print_table
 from img_deploy.runtime.results import Answer, Moment, RowKey
 
 TERMINAL_ROWS = 50
@@ -83,47 +83,22 @@ class AnswerTable:
             shown += kept
             left += len(group) - len(kept)
         columns = _columns(shown, self._best_first)
-        if self._framed:
-            self._print_framed(columns, {row.query for row in shown})
-        else:
-            self._print_plain(columns)
+        title = None
+        if self._framed and len({row.query for row in shown}) == 1:
+            title = columns.pop("query")[0]  # told once instead of in every row
+        print_table(columns, _NUMBERS, title, self._stream)
         if left:
             print(f"and {left} rows more (--rows 0 shows all)", file=self._stream)
         self._stream.flush()
-
-    def _print_framed(self, columns: dict[str, list[str]], queries: set[str]) -> None:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        title = None
-        if len(queries) == 1:
-            title = Text(columns.pop("query")[0], style="bold")
-        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
-        for cells in zip(*columns.values(), strict=True):
-            table.add_row(*map(Text, cells))
-        Console(file=self._stream, width=shutil.get_terminal_size().columns).print(table)
-
-    def _print_plain(self, columns: dict[str, list[str]]) -> None:
-        widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
-        for cells in zip(*([name, *cells] for name, cells in columns.items()), strict=True):
-            aligned = (
-                cell.rjust(widths[name]) if name in _NUMBERS else cell.ljust(widths[name])
-                for name, cell in zip(columns, cells, strict=True)
-            )
-            print("  ".join(aligned).rstrip(), file=self._stream)
 
 
 _NUMBERS = {"qid", "rank", "start s", "end s", "from", "to", "clips", "of", "score", "x chance", "sound"}
 
 
-def _columns(rows: Sequence[_Row], lift: bool) -> dict[str, list[str]]:
+def _columns(rows: Sequence[_Row], lift: bool) -> dict[str, Sequence[str]]:
     """Cells by column name; columns that would say nothing are left out."""
     windows = [row.moment.window for row in rows]
-    columns = {"video": [one_line(row.vid) for row in rows]}
+    columns: dict[str, Sequence[str]] = {"video": [one_line(row.vid) for row in rows]}
     if any(row.qid is not None for row in rows):
         columns["qid"] = ["-" if row.qid is None else str(row.qid) for row in rows]
     if any(row.rank > 1 for row in rows):
