@@ -1,0 +1,392 @@
+"""Answers through the Python API: they depend on their own video and query alone, and bad input is told."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from img_deploy.errors import BackendError, BundleError, FeatureError, InputError, QueryError
+from img_deploy.features import open_folder
+from img_deploy.runtime.backends.choose import Choice
+from img_deploy.runtime.encoded import PreparedQuery
+from img_deploy.runtime.engine import Engine, load_bundle
+from img_deploy.text.vocabulary import EncodedWords, Vocabulary
+
+TORCH_TOLERANCE = 3e-5
+RUNS = ("tiny_glove", "tiny_vlm")
+
+
+@dataclasses.dataclass
+class Recorder:
+    """A backend that keeps the logits of every pair it grounds."""
+
+    inner: object
+
+    def __post_init__(self):
+        self.name, self.device, self.precision = self.inner.name, self.inner.device, self.inner.precision
+        self.logits = []
+
+    def run(self, graph, feeds):
+        out = self.inner.run(graph, feeds)
+        if "start_logits" in out:
+            for row, mask in enumerate(feeds["clip_mask"]):
+                clips, words = int(mask.sum()), int(feeds["word_mask"][row].sum())
+                pair = feeds["visual_clips"][row, :clips], feeds["visual_words"][row, :words]
+                self.logits.append((*pair, np.stack([out[f"{end}_logits"][row, :clips] for end in ("start", "end")])))
+        return out
+
+    def of(self, video, query):
+        """[2, L] logits of a pair."""
+        (found,) = [
+            logits
+            for clips, words, logits in self.logits
+            if np.array_equal(clips, video.visual_clips) and np.array_equal(words, query.visual_words)
+        ]
+        return found
+
+    def close(self):
+        self.inner.close()
+
+
+@pytest.fixture(scope="module")
+def engines(bundles):
+    """The small bundles on the torch backend."""
+    return {name: load_bundle(bundles[name], "torch", threads=1) for name in RUNS}
+
+
+def recording(engine):
+    recorder = Recorder(engine.choice.backend)
+    return Engine(engine.bundle, engine.rules, Choice(recorder, "a test")), recorder
+
+
+def draw_video(engine, clips, sound, seed):
+    rng = np.random.default_rng(seed)
+    video = rng.standard_normal((clips, engine.rules.video.width), dtype=np.float32)
+    audio = rng.standard_normal((max(1, clips + seed % 5 - 2), engine.rules.audio.width), dtype=np.float32)
+    return video, audio if sound else None
+
+
+def draw_query(engine, words, seed):
+    rng = np.random.default_rng(seed)
+    if engine.rules.text is not None:
+        return rng.standard_normal((words, engine.rules.text.width), dtype=np.float32)
+    return " ".join(rng.choice([*engine.vocabulary.words, "zebra", "b", "unheardofandlong"], words))
+
+
+samples = st.lists(
+    st.tuples(st.integers(1, 128), st.booleans(), st.integers(1, 40), st.integers(0, 999)), min_size=1, max_size=7
+)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@given(drawn=samples, batch_size=st.integers(1, 4))
+@settings(max_examples=8, deadline=None)
+def test_company_changes_no_answer(engines, name, drawn, batch_size):
+    """A video's answer would depend on which other videos and queries are asked in the same call."""
+    check_company(engines[name], TORCH_TOLERANCE, drawn, batch_size)
+
+
+def check_company(engine, tolerance, drawn, batch_size):
+    videos = [draw_video(engine, clips, sound, seed) for clips, sound, _, seed in drawn]
+    texts = [draw_query(engine, words, seed) for _, _, words, seed in drawn]
+    together, recorded = recording(engine)
+    encoded = together.encode_video([v for v, _ in videos], [a for _, a in videos], batch_size=batch_size)
+    queries = together.encode_query(texts, batch_size=batch_size)
+    answers = together.ground(encoded, queries, batch_size=batch_size)
+    for (clips, audio), text, video, query, answer in zip(videos, texts, encoded, queries, answers, strict=True):
+        alone, recorded_alone = recording(engine)
+        own_video, own_query = alone.encode_video(clips, audio), alone.encode_query(text)
+        own = alone.ground(own_video, own_query)
+        logits, expected = recorded.of(video, query), recorded_alone.of(own_video, own_query)
+        np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
+        assert answer.head == own.head == ("visual" if audio is None else "fused")
+        np.testing.assert_allclose(answer.saliency, own.saliency, atol=tolerance, rtol=0)
+        same_span(answer.best.span, own.best.span, expected, tolerance)
+
+
+def same_span(span, expected_span, logits, tolerance):
+    """Spans are identical, except where two of them are as good as each other."""
+    (i, j), (k, m) = span, expected_span
+    assert span == expected_span or logits[0, k] + logits[1, m] - logits[0, i] - logits[1, j] < 4 * tolerance
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_recorded_cases(checkpoints, golden, make_bundle, tmp_path, name):
+    """The engine would feed the network something else than what was recorded (order of inputs, head, noise)."""
+    cases = [load_file(path) for path in sorted((golden / name).glob("case_*.safetensors"))]
+    assert cases
+    for number, case in enumerate(cases):
+        noise = torch.cat([case["in.noise_video"], case["in.noise_audio"]])
+        weights = checkpoints[name].weights
+        (key,) = [key for key in weights if key.endswith("slot_attention.noise")]
+        folder = make_bundle(tmp_path / str(number), checkpoints[name], weights | {key: noise})
+        engine, recorder = recording(load_bundle(folder, "torch", threads=1))
+        query = engine.encode_query(recorded_query(engine, case))
+        for letters, audio in (("av", case["in.audio"][0].numpy()), ("v", None)):
+            video = engine.encode_video(case["in.video"][0].numpy(), audio)
+            answer = engine.ground(video, query)
+            expected = np.stack([case[f"out.{end}_{letters}"][0].numpy() for end in ("start", "end")])
+            np.testing.assert_allclose(recorder.of(video, query), expected, atol=TORCH_TOLERANCE, rtol=0)
+            np.testing.assert_allclose(answer.saliency, case[f"out.saliency_{letters}"][0], atol=TORCH_TOLERANCE)
+            recorder.logits.clear()
+            if audio is not None:
+                assert answer.best.span == tuple(case["out.span"].flatten().tolist())
+                assert answer.importance == pytest.approx(float(case["out.importance"]), abs=TORCH_TOLERANCE)
+
+
+def recorded_query(engine, case):
+    if "in.text" in case:
+        return case["in.text"][0].numpy()
+    ids = case["in.word_ids"][0].numpy()
+    vectors = np.concatenate([np.zeros((2, 300), np.float32), engine.vocabulary.vectors])[ids]
+    return PreparedQuery("recorded", None, EncodedWords(vectors, ids == 1, case["in.char_ids"][0].numpy(), ()))
+
+
+def test_folder_and_arrays_agree(engines, features):
+    """Features given as arrays would be down-sampled or aligned otherwise than the same features in a folder."""
+    engine = engines["tiny_glove"]
+    folder = open_folder(features.folder, engine.rules.video, engine.rules.audio, max_clips=engine.rules.max_clips)
+    for vid in folder.videos():
+        loaded = folder.load(vid)
+        sound = features.folder / "audio" / f"{vid}.npy"
+        video = np.load(features.folder / "video" / f"{vid}.npy")
+        by_array = engine.encode_video(video, np.load(sound) if sound.exists() else None)
+        by_folder = engine.encode_video(loaded.video, loaded.audio)
+        np.testing.assert_array_equal(by_array.visual_clips, by_folder.visual_clips)
+        assert by_array.source_clips == len(video)
+        assert (by_array.audio_clips is None) == (by_folder.audio_clips is None) == (not sound.exists())
+        if sound.exists():
+            np.testing.assert_array_equal(by_array.audio_clips, by_folder.audio_clips)
+
+
+def test_lists_and_broadcasting(engines):
+    """A caller would get another answer than the pair it asked about, or another order."""
+    engine = engines["tiny_glove"]
+    drawn = [draw_video(engine, clips, sound, clips) for clips, sound in ((9, True), (4, False), (13, True))]
+    videos = engine.encode_video([v for v, _ in drawn], [a for _, a in drawn], vid=["x", "y", "z"])
+    queries = engine.encode_query(["w001 w002", "w003", "w004 w005 w006"], qid=[7, 8, 9])
+    one_by_one = engine.ground(videos, queries, durations=[10.0, None, 30.0])
+    assert [(a.vid, a.qid) for a in one_by_one] == [("x", 7), ("y", 8), ("z", 9)]
+    assert [a.duration for a in one_by_one] == [10.0, None, 30.0]
+    assert one_by_one[1].best.window is None
+    assert one_by_one[2].best.window == pytest.approx([30.0 * f for f in one_by_one[2].best.fraction])
+    assert [(a.vid, a.qid) for a in engine.ground(videos, queries[0])] == [("x", 7), ("y", 7), ("z", 7)]
+    assert [(a.vid, a.qid) for a in engine.ground(videos[1], queries)] == [("y", 7), ("y", 8), ("y", 9)]
+    pairs = [(2, 0), (1, 2), (2, 0), (0, 1)]
+    chosen = engine.ground(videos, queries, pairs=pairs)
+    assert [(a.vid, a.qid) for a in chosen] == [("z", 7), ("y", 9), ("z", 7), ("x", 8)]
+    single = engine.ground(videos[2], queries[0], durations=30.0)
+    assert (single.vid, single.qid, single.query) == ("z", 7, "w001 w002")
+    assert chosen[0].best.span == single.best.span
+    assert engine.ground([], queries[0]) == []
+    assert engine.encode_video([]) == engine.encode_query([]) == []
+
+
+def test_top_k(engines):
+    """``top_k`` would change the best moment, or give moments that overlap more than asked."""
+    engine = engines["tiny_glove"]
+    video = engine.encode_video(*draw_video(engine, 16, True, 1))
+    query = engine.encode_query("w001 w002")
+    best = engine.ground(video, query)
+    several = engine.ground(video, query, top_k=3, nms=0.0)
+    assert len(best.moments) == 1
+    assert several.moments[0] == best.moments[0]
+    spans = sorted(moment.span for moment in several.moments)
+    assert len(spans) == 3
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_unknown_words_are_recorded(engines):
+    """A query of words that the network never saw would be answered as if it were understood."""
+    engine = engines["tiny_glove"]
+    some, none, all_known = engine.encode_query(["w001 zebra", "zebra unicorn zebra", "w001"])
+    assert (some.unknown, some.all_unknown) == (("zebra",), False)
+    assert (none.unknown, none.all_unknown) == (("zebra", "unicorn"), True)
+    assert (all_known.unknown, all_known.all_unknown) == ((), False)
+
+
+def test_wider_vocabulary(engines):
+    """A GloVe file would not make its words known, or would change the answers of known words."""
+    engine = engines["tiny_glove"]
+    old = engine.vocabulary
+    rows = np.concatenate([old.vectors, np.ones((1, 300), np.float32)])
+    wide = engine.with_vocabulary(Vocabulary([*old.words, "zebra"], rows, old.chars))
+    assert wide.encode_query("zebra w001").unknown == ()
+    assert engine.encode_query("zebra w001").unknown == ("zebra",)
+    np.testing.assert_array_equal(wide.encode_query("w001").visual_words, engine.encode_query("w001").visual_words)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_threads_give_the_same_answers(engines, name):
+    """A product that serves from several threads would mix up their answers."""
+    engine = engines[name]
+    tasks = [
+        (draw_video(engine, 3 + seed, seed % 3 > 0, seed), draw_query(engine, 2 + seed, seed)) for seed in range(6)
+    ]
+
+    def answer(task):
+        (video, audio), text = task
+        return engine.ground(engine.encode_video(video, audio), engine.encode_query(text), top_k=2)
+
+    expected = [answer(task) for task in tasks]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answer, tasks * 3))
+    for number, one in enumerate(found):
+        own = expected[number % len(tasks)]
+        assert one.to_row() == own.to_row()
+        np.testing.assert_array_equal(one.saliency, own.saliency)
+
+
+GOOD = np.zeros((5, 24), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "told"),
+    [
+        (np.zeros((5, 23), np.float32), None, "got width 23, expected 24"),
+        (np.zeros(24, np.float32), None, "got shape (24,), expected (clips, width)"),
+        (np.zeros((2, 5, 24), np.float32), None, "got shape (2, 5, 24)"),
+        (np.zeros((0, 24), np.float32), None, "got no clips"),
+        (np.full((5, 24), np.nan, np.float32), None, "got NaN at clip 0"),
+        (np.full((5, 24), -np.inf), None, "got Inf at clip 0"),
+        (np.full((5, 24), 1e300), None, "got Inf at clip 0"),
+        (np.full((5, 24), 3e38, np.float32), None, "too large for the network"),
+        (np.array([[None] * 24]), None, "array of Python objects"),
+        (np.array([["a"] * 24]), None, "got dtype <U1"),
+        ([GOOD, np.zeros((5, 3), np.float32)], None, "video 1: video features: got width 3"),
+        (GOOD, np.zeros((5, 24), np.float32), "audio features: got width 24, expected 20"),
+        (GOOD, np.zeros((0, 20), np.float32), "audio features: got no clips"),
+        (GOOD, np.full((5, 20), np.nan), "audio features: got NaN"),
+        (GOOD, np.zeros(20), "audio features: got shape (20,)"),
+    ],
+)
+def test_bad_features(engines, video, audio, told):
+    """Broken features would give a wrong answer, or a traceback from deep inside."""
+    with pytest.raises(FeatureError) as refused:
+        engines["tiny_glove"].encode_video(video, audio)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_odd_but_good_features(engines):
+    """A video of one clip, a very long one, other float types or ActivityNet's shape would be refused."""
+    engine = engines["tiny_glove"]
+    query = engine.encode_query("w001")
+    rng = np.random.default_rng(0)
+    one = engine.ground(engine.encode_video(rng.standard_normal((1, 24)), rng.standard_normal((9, 20))), query)
+    assert (one.clips, one.best.span, one.head) == (1, (0, 0), "fused")
+    long = engine.encode_video(rng.standard_normal((100_000, 24), dtype=np.float32), rng.standard_normal((1, 20)))
+    assert (long.clips, long.source_clips) == (16, 100_000)
+    video = rng.standard_normal((6, 24)).astype(np.float16)
+    shaped = engine.encode_video(video.reshape(6, 1, 1, 24)).visual_clips
+    np.testing.assert_array_equal(shaped, engine.encode_video(video.astype(np.float64)).visual_clips)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error", "told"),
+    [
+        ("tiny_glove", "", QueryError, "got no words"),
+        ("tiny_glove", " \n ", QueryError, "got no words"),
+        ("tiny_glove", "word " * 500, QueryError, "got 500 words, expected at most 128"),
+        ("tiny_glove", "x" * 500, QueryError, "a word of 500 characters"),
+        ("tiny_glove", np.zeros((3, 18), np.float32), QueryError, "expected a sentence"),
+        ("tiny_vlm", "person opens the door", QueryError, "expected its token features"),
+        ("tiny_vlm", np.zeros((3, 17), np.float32), FeatureError, "got width 17, expected 18"),
+        ("tiny_vlm", np.zeros((0, 18), np.float32), FeatureError, "got no clips"),
+        ("tiny_vlm", np.full((3, 18), np.inf), FeatureError, "got Inf"),
+        ("tiny_vlm", np.zeros((500, 18), np.float32), QueryError, "got 500 tokens, expected at most 128"),
+    ],
+)
+def test_bad_queries(engines, name, text, error, told):
+    """A query that means nothing to the network would be answered."""
+    with pytest.raises(error) as refused:
+        engines[name].encode_query(text)
+    assert told in str(refused.value)
+
+
+def test_bad_arguments(engines):
+    """Lists that do not fit each other would be paired silently; options out of range would reach the decoder."""
+    engine = engines["tiny_glove"]
+    videos, queries = engine.encode_video([GOOD, GOOD]), engine.encode_query(["w001", "w002", "w003"])
+    for call, told in [
+        (lambda: engine.ground(videos, queries), "got 2 videos and 3 queries"),
+        (lambda: engine.ground(videos, queries, pairs=[(0, 3)]), "got (0, 3)"),
+        (lambda: engine.ground(videos, queries, pairs=[(-1, 0)]), "got (-1, 0)"),
+        (lambda: engine.ground(videos, queries[0], durations=[1.0]), "durations: got 1, expected 2"),
+        (lambda: engine.ground(videos, queries[0], durations=[1.0, 0.0]), "got 0.0 seconds"),
+        (lambda: engine.ground(videos[0], queries[0], durations=-2.0), "got -2.0 seconds"),
+        (lambda: engine.ground(videos[0], queries[0], durations=float("nan")), "got nan seconds"),
+        (lambda: engine.ground(videos[0], queries[0], top_k=0), "top-k: got 0"),
+        (lambda: engine.ground(videos[0], queries[0], nms=1.5), "nms: got 1.5"),
+        (lambda: engine.ground(videos[0], queries[0], batch_size=0), "batch size: got 0"),
+        (lambda: engine.encode_video([GOOD, GOOD], [None]), "audio: got 1, expected 2"),
+        (lambda: engine.encode_video([GOOD], GOOD), "got one array for a list of videos"),
+        (lambda: engine.encode_query(["a", "b"], qid=[1]), "qid: got 1, expected 2"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            call()
+        assert told in str(refused.value)
+
+
+def change_manifest(folder, **changes):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"features": {}}, "video features None, but the network takes width 24"),
+        ({"features": {"video": {"name": "i3d", "width": 1024}, "audio": {"name": "x", "width": 20}}}, "i3d"),
+        ({"limits": {"clips": 17, "words": 128, "chars": 128}}, "limit of 17 clips, but the network takes 16"),
+        ({"limits": {"clips": 0, "words": 128, "chars": 128}}, "limit of clips is 0"),
+        ({"schema": 99}, "schema 99"),
+    ],
+)
+def test_bundle_that_contradicts_itself(bundles, tmp_path, changes, told):
+    """A bundle edited by hand would fail in the middle of a run, or answer with the wrong inputs."""
+    folder = Path(shutil.copytree(bundles["tiny_glove"], tmp_path / "bundle"))
+    change_manifest(folder, **changes)
+    with pytest.raises(BundleError) as refused:
+        load_bundle(folder, "torch")
+    assert told in str(refused.value)
+
+
+def test_bundle_without_its_vocabulary(checkpoints, make_bundle, tmp_path):
+    """A GloVe bundle without words would take every word for unknown."""
+    bare = dataclasses.replace(checkpoints["tiny_glove"], vocabulary=None)
+    with pytest.raises(BundleError, match="no vocabulary"):
+        load_bundle(make_bundle(tmp_path / "bare", bare))
+    other = dataclasses.replace(checkpoints["tiny_glove"], vocabulary=Vocabulary(["a"], np.ones((1, 300), "f4"), "ab"))
+    with pytest.raises(BundleError, match="vocabulary of 4 characters"):
+        load_bundle(make_bundle(tmp_path / "other", other))
+
+
+def test_weights_that_do_not_fit(checkpoints, make_bundle, tmp_path):
+    """Weights of another network would be loaded in part."""
+    weights = dict(checkpoints["tiny_vlm"].weights)
+    weights.pop(next(iter(weights)))
+    folder = make_bundle(tmp_path / "short", checkpoints["tiny_vlm"], weights)
+    with pytest.raises(BundleError, match="missing tensor"):
+        load_bundle(folder, "torch")
+    (folder / "weights.safetensors").write_bytes(b"12345")
+    with pytest.raises(BundleError, match="sha256"):
+        load_bundle(folder, "torch")
+
+
+def test_closed_engine(bundles):
+    """A closed engine would answer from memory that it gave back."""
+    engine = load_bundle(bundles["tiny_vlm"], "torch")
+    engine.close()
+    with pytest.raises(BackendError, match="was closed"):
+        engine.encode_video(GOOD)
