@@ -1,6 +1,7 @@
 """Span decoding in one launch: both softmaxes and the k best spans, without the table of all spans in memory."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import triton
@@ -113,6 +114,4 @@ def tuning_calls() -> Iterator[TuningCall]:
         mask = torch.ones(64, 128, dtype=torch.bool, device="cuda")
         spans = torch.empty(64, 1, 2, dtype=torch.int64, device="cuda")
         scores = torch.empty(64, 1, dtype=torch.float32, device="cuda")
-        yield TuningCall(
-            "rows", name, lambda config, a=(start, end, mask, spans, scores): _launch(*a, config), candidates
-        )
+        yield TuningCall("rows", name, partial(_launch, start, end, mask, spans, scores), candidates)
