@@ -51,6 +51,8 @@ class PlantedConfig:
     """Likewise of the audio features."""
 
     def __post_init__(self) -> None:
+        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
+        object.__setattr__(self, "kinds", kinds)  # a YAML or JSON list, or one name, is meant well
         problems = [*self._kind_problems(), *self._size_problems(), *self._action_problems(), *self._share_problems()]
         if problems:
             raise ConfigError("planted data: " + "; ".join(problems))

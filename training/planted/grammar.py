@@ -26,14 +26,14 @@ class Action:
 
 Phrase: TypeAlias = tuple[tuple[str, ...], str]
 
-# Both phrases of a pair look the same.
+# Both phrases of a pair look the same. They share no word: telling such wordings apart is not what is tested.
 LOOK_ALIKE_PAIRS: tuple[tuple[Phrase, Phrase], ...] = (
-    ((("turns on", "switches on"), "the radio"), (("turns on", "switches on"), "the blender")),
-    ((("whistles to", "is whistling to"), "the bird"), (("hums to", "is humming to"), "the bird")),
-    ((("coughs into", "is coughing into"), "a hand"), (("sneezes into", "is sneezing into"), "a hand")),
-    ((("plays", "practices on"), "the piano"), (("plays", "practices on"), "the organ")),
-    ((("taps", "is tapping"), "the bell"), (("taps", "is tapping"), "the glass")),
-    ((("shakes", "is shaking"), "the rattle"), (("shakes", "is shaking"), "the bottle")),
+    ((("turns on", "is turning on"), "the radio"), (("starts", "is starting"), "a blender")),
+    ((("whistles to", "is whistling to"), "the bird"), (("hums", "is humming"), "a melody")),
+    ((("coughs into", "is coughing into"), "a sleeve"), (("sneezes behind", "is sneezing behind"), "the tissue")),
+    ((("plays", "is playing"), "the piano"), (("types on", "is typing on"), "a keyboard")),
+    ((("taps", "is tapping"), "the glass"), (("rings", "is ringing"), "a bell")),
+    ((("shakes", "is shaking"), "the rattle"), (("jingles", "is jingling"), "some keys")),
 )
 
 SILENT_ACTIONS: tuple[Phrase, ...] = (
@@ -71,20 +71,27 @@ SYNONYMS = (
     ("radio", "stereo", "tuner"),
     ("blender", "mixer"),
     ("bird", "parrot", "canary"),
-    ("piano", "keyboard"),
-    ("organ", "harmonium"),
-    ("bell", "gong"),
+    ("melody", "tune", "song"),
+    ("sleeve", "elbow"),
+    ("tissue", "handkerchief"),
+    ("piano", "pianoforte"),
+    ("keyboard", "typewriter"),
     ("glass", "goblet"),
+    ("bell", "gong"),
     ("rattle", "maraca"),
-    ("bottle", "flask"),
-    ("turns", "switches", "flips"),
+    ("keys", "keychain"),
+    ("turns", "turning", "flips"),
+    ("starts", "starting", "runs"),
     ("whistles", "whistling", "whistled"),
     ("hums", "humming", "hummed"),
     ("coughs", "coughing", "coughed"),
     ("sneezes", "sneezing", "sneezed"),
-    ("plays", "practices", "performs"),
+    ("plays", "playing", "performs"),
+    ("types", "typing", "typed"),
     ("taps", "tapping", "tapped"),
+    ("rings", "ringing", "rang"),
     ("shakes", "shaking", "jiggles"),
+    ("jingles", "jingling", "jangles"),
     ("reads", "reading", "studies"),
     ("looks", "looking", "gazes", "peers"),
     ("folds", "folding", "folded"),
@@ -129,7 +136,7 @@ SYNONYMS = (
 )
 """Words near each other in the word vectors. Some never occur in a sentence: a query can still use them."""
 
-FILLER = ("window", "table", "laptop", "phone", "shoes", "bed", "cup", "camera", "light", "box", "runs", "sits", ",")
+FILLER = ("window", "table", "laptop", "phone", "shoes", "bed", "cup", "camera", "light", "box", "walks", "sits", ",")
 """Words of the GloVe-like file that mean nothing here."""
 
 

@@ -21,6 +21,11 @@ def test_small_keeps_real_widths_and_takes_changes():
     assert PlantedConfig.small().videos == 60
 
 
+def test_kinds_may_come_from_a_file():
+    """A list read back from planted.json, or one name, must mean what the tuple means."""
+    assert PlantedConfig(kinds=["i3d"], video_width=8) == PlantedConfig(kinds="i3d", video_width=8)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
