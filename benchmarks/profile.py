@@ -1,0 +1,196 @@
+"""One profile of a bundle on this machine: its cases, its starts, and where they were measured."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from img_deploy.benchmarks.contenders import STAGES, open_contenders
+from img_deploy.benchmarks.environment import environment, headline
+from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
+from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
+from img_deploy.benchmarks.timing import Effort, Ratio
+from img_deploy.benchmarks.workload import Drawn, FromFolder, Workload
+from img_deploy.errors import InputError
+from img_deploy.runtime.bundle import Bundle
+
+SCHEMA = 1
+
+Columns = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """What to measure. ``features`` None draws the inputs; ``starts`` fresh processes per backend, 0 for none."""
+
+    backends: tuple[str, ...] = ()
+    """Empty: all that work here."""
+    grid: Grid = field(default_factory=Grid)
+    effort: Effort = field(default_factory=Effort)
+    threads: int | None = None
+    features: Path | None = None
+    starts: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured, and on what. Times in milliseconds."""
+
+    bundle: str
+    where: dict[str, Any]
+    inputs: str
+    words: int
+    cases: tuple[CaseResult, ...]
+    starts: tuple[StartResult, ...]
+    out: dict[str, str]
+    """Backends that were left out -> why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "bundle": self.bundle,
+            **self.where,
+            "inputs": self.inputs,
+            "words": self.words,
+            "cases": [case.as_dict() for case in self.cases],
+            "starts": [start.as_dict() for start in self.starts],
+            "out": self.out,
+            "notes": self.notes(),
+        }
+
+    def headline(self) -> str:
+        """Machine, versions, commit and threads in one line."""
+        return headline(self.where)
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures should know, a line each."""
+        notes = [f"{label} was left out: {why}" for label, why in self.out.items()]
+        load, cpus = self.where["machine"]["load"], self.where["machine"]["cpus"]
+        if load is not None and load > 0.5 * cpus:
+            notes.append(f"this machine was busy before the run (load {load} on {cpus} cores): trust ratios, not times")
+        notes += [
+            f"{case.backend}, batch {case.batch}, {case.clips} clips: answers differ from eager PyTorch's by "
+            f"{case.difference:.1e}; its speed is not compared"
+            for case in self.cases
+            if case.ratio is None and case.difference is not None
+        ]
+        return notes
+
+    def case_columns(self) -> Columns:
+        """The table of latencies, by heading."""
+        cases = self.cases
+        return {
+            "backend": [case.backend for case in cases],
+            "batch": [str(case.batch) for case in cases],
+            "clips": [str(case.clips) for case in cases],
+            "p50 ms": [_ms(case.latency.p50) for case in cases],
+            "p90 ms": [_ms(case.latency.p90) for case in cases],
+            "p99 ms": [_ms(case.latency.p99) for case in cases],
+            "pairs/s": [f"{case.pairs_per_second:.1f}" for case in cases],
+            "vs eager": [_ratio(case.ratio) for case in cases],
+            "asked p50": [_ms(case.asked.p50) for case in cases],
+            "asked vs eager": [_ratio(case.asked_ratio) for case in cases],
+            "rounds": [str(case.latency.count) for case in cases],
+        }
+
+    def stage_columns(self) -> Columns:
+        """The table of stages, medians in milliseconds."""
+        names = (READ, *STAGES)
+        columns = {
+            "backend": [case.backend for case in self.cases],
+            "batch": [str(case.batch) for case in self.cases],
+            "clips": [str(case.clips) for case in self.cases],
+        }
+        stages = {name.replace("_", " "): [_ms(case.stages[name]) for case in self.cases] for name in names}
+        return columns | stages
+
+    def start_columns(self) -> Columns:
+        """The table of starts, medians in milliseconds."""
+        columns = {"backend": [start.backend for start in self.starts]}
+        for name in (*COLD, "total"):
+            columns[f"cold {name.replace('_', ' ')}"] = [_ms(start.cold[name]) for start in self.starts]
+        columns["warm total"] = [_ms(start.warm["total"]) for start in self.starts]
+        return columns
+
+
+def run_profile(
+    bundle: Bundle, options: ProfileOptions, on_step: Callable[[str, int], None] = lambda _name, _total: None
+) -> Profile:
+    """Measure.
+
+    Args:
+        on_step: called before every step with its name and the number of steps there are.
+
+    Raises:
+        InputError: options that the bundle or the folder of features cannot take, or no such backend.
+        BackendError: a backend that was asked for does not work here, or failed while running.
+        BundleError: a file of the bundle is missing, damaged or tampered with.
+    """
+    if options.starts < 0:
+        raise InputError(f"starts: got {options.starts}, expected at least 0")
+    where = environment(options.threads)
+    lineup = open_contenders(bundle, options.backends, options.threads)
+    try:
+        labels = [contender.label for contender in lineup.contenders]
+        workload = _workload(options, lineup.contenders[0].engine.rules)
+        grid = options.grid.fitted(bundle.manifest.limits, workload.longest())
+        total = len(grid) + (len(labels) if options.starts else 0)
+
+        def on_case(batch: int, clips: int) -> None:
+            on_step(f"batch {batch}, {clips} clips", total)
+
+        cases = measure(lineup, workload, grid, options.effort, on_case)
+    finally:
+        lineup.close()
+    starts = []
+    for label in labels if options.starts else ():
+        on_step(f"starts of {label}", total)
+        size = (max(grid.clips), grid.words)
+        starts.append(measure_starts(str(bundle.folder), label, *size, options.threads, options.starts))
+    return Profile(
+        bundle=str(bundle.folder),
+        where=where,
+        inputs=str(workload),
+        words=grid.words,
+        cases=tuple(cases),
+        starts=tuple(starts),
+        out=lineup.out,
+    )
+
+
+def _workload(options: ProfileOptions, rules: Any) -> Workload:
+    if options.features is None:
+        return Drawn(rules, options.grid.words, options.seed)
+    return FromFolder(options.features, rules, options.grid.words, options.seed)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where a file cannot be written: better before minutes of measuring than after them."""
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"{path}: got a folder, expected the name of a file to write")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written, {folder} is not a folder that can be; give another path")
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write atomically. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _ms(value: float) -> str:
+    """Three significant digits, more above 100."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return "-" if ratio is None else f"{ratio.p50:.2f}x"

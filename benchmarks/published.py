@@ -1,0 +1,87 @@
+"""The network the way its published code computes it: packed ``nn.GRU`` in step 13, and all three predictors.
+
+The same weights and the same answers as :class:`~img_deploy.model.network.IMGNetwork`; only how the work is done
+differs. It is a baseline for timing and nothing else.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from img_deploy.model.fusion import MultiScale
+from img_deploy.model.layers import BiGRU
+from img_deploy.model.network import Grounder, IMGNetwork
+from img_deploy.runtime.backends.torch_eager import TorchBackend
+
+
+class PackedMultiScale(nn.Module):
+    """Step 13 with one ``nn.GRU`` per stack over packed sequences; takes and gives what ``MultiScale`` does."""
+
+    def __init__(self, fused: MultiScale) -> None:
+        super().__init__()
+        layers = [layer for layer in fused.stacks if isinstance(layer, BiGRU)]
+        self.stacks = nn.ModuleList(gru_of(layers, stack) for stack in range(MultiScale.STACKS))
+        self.merge = gru_of([fused.merge], 0)
+        self.projection = fused.projection
+
+    def forward(self, local: Tensor, event: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
+        lengths = mask.sum(dim=1).cpu()
+        pairs = ((local, event), (event, whole), (local, whole))
+        stacks = [packed(gru, torch.cat(pair, dim=-1), lengths) for gru, pair in zip(self.stacks, pairs, strict=True)]
+        return self.projection(packed(self.merge, torch.cat(stacks, dim=-1), lengths))
+
+
+class PublishedGrounder(Grounder):
+    """The grounder with the predictors of both streams computed too, as the published forward does."""
+
+    def forward(
+        self,
+        visual_clips: Tensor,
+        audio_clips: Tensor,
+        visual_words: Tensor,
+        audio_words: Tensor,
+        clip_mask: Tensor,
+        word_mask: Tensor,
+    ) -> tuple[Tensor, ...]:
+        visual = self.visual.ask(visual_clips, visual_words, clip_mask, word_mask)
+        audio = self.audio.ask(audio_clips, audio_words, clip_mask, word_mask)
+        fused, importance = self.fusion(visual, audio, clip_mask)
+        start, end = self.predictor(fused, clip_mask)
+        self.visual.predictor(visual, clip_mask)
+        self.audio.predictor(audio, clip_mask)
+        saliency = self.saliency(fused).squeeze(-1).float()
+        return start, end, importance, saliency, self.visual.saliency_of(visual), self.audio.saliency_of(audio)
+
+
+def gru_of(layers: list[BiGRU], stack: int) -> nn.GRU:
+    """One stack of BiGRU layers as a bidirectional ``nn.GRU`` with the same weights."""
+    hidden = layers[0].weight_hh.shape[-1]
+    width = layers[0].weight_ih.shape[-1]
+    gru = nn.GRU(width, hidden, num_layers=len(layers), batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        for number, layer in enumerate(layers):
+            for direction, suffix in enumerate(("", "_reverse")):
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                    getattr(gru, f"{name}_l{number}{suffix}").copy_(getattr(layer, name)[stack, direction])
+    return gru.eval()
+
+
+def packed(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+    """[B, L, I] -> [B, L, 2H], each sequence to its own length."""
+    out, _ = gru(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+    return pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])[0]
+
+
+class PublishedBackend(TorchBackend):
+    """Eager PyTorch over the published way of computing. Every sequence needs at least one clip."""
+
+    name = "as-published"
+
+    def __init__(self, network: IMGNetwork, device: str = "cpu") -> None:
+        twin = IMGNetwork(network.config)
+        twin.load_state_dict(network.state_dict())
+        multi_scale = twin.fusion.multi_scale
+        # Typed as what it takes the place of: both map three granularities and a mask to F.
+        twin.fusion.multi_scale = PackedMultiScale(multi_scale)  # type: ignore[assignment]
+        twin.graphs["grounder"] = PublishedGrounder(twin.visual, twin.audio, twin.fusion, twin.saliency, twin.predictor)
+        super().__init__(twin, device)
