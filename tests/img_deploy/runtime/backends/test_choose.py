@@ -1,0 +1,112 @@
+"""Which backend answers, and what is said of the others."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from img_deploy.errors import BackendError, BundleError, InputError
+from img_deploy.runtime.backends import choose as choosing
+from img_deploy.runtime.backends.choose import Entry, backend_names, choose, survey
+from img_deploy.runtime.bundle import Bundle
+
+
+class Fake:
+    """A backend's module."""
+
+    def __init__(self, why=None, error=None):
+        self.why, self.error, self.opened = why, error, []
+
+    def unavailable(self, device, bundle):  # noqa: ARG002
+        return self.why
+
+    def open_backend(self, device, bundle, threads):  # noqa: ARG002
+        if self.error:
+            raise self.error
+        self.opened.append((device, threads))
+        return SimpleNamespace(name="fake", device=device, precision="fp16")
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Function: put modules in the registry's place, fastest first, called a, b, c, ..."""
+
+    def put(*modules):
+        entries = []
+        for name, module in zip("abcdef", modules, strict=False):
+            monkeypatch.setitem(sys.modules, f"fake_backend_{name}", module)
+            entries.append(Entry(name, "cpu", f"fake_backend_{name}"))
+        monkeypatch.setattr(choosing, "REGISTRY", tuple(entries))
+
+    return put
+
+
+BUNDLE = SimpleNamespace()
+
+
+def test_auto_takes_the_first_that_works_and_says_why_not_the_others(registry):
+    """`auto` would take a slower backend, or pass over a faster one in silence."""
+    last = Fake()
+    works = Fake()
+    registry(Fake(why="no GPU"), Fake(error=BackendError("its library is broken")), works, last)
+    choice = choose(BUNDLE, "auto", threads=3)
+    assert works.opened == [("cpu", 3)]
+    assert last.opened == []
+    assert choice.out == {"a:cpu": "no GPU", "b:cpu": "its library is broken"}
+    assert str(choice) == (
+        "backend fake on cpu, fp16 (the fastest that works here; a:cpu: no GPU; b:cpu: its library is broken)"
+    )
+
+
+def test_a_backend_asked_for_is_never_replaced(registry):
+    """Someone who asks for a backend would measure another one."""
+    registry(Fake(), Fake(why="no GPU"))
+    with pytest.raises(BackendError, match=r"backend b: none works on this machine \(b:cpu: no GPU\)"):
+        choose(BUNDLE, "b")
+    assert choose(BUNDLE, "a:cpu").reason == "as asked for"
+    for wrong in ("c", "a:cuda", ""):
+        with pytest.raises(InputError, match="expected one of auto, a, b"):
+            choose(BUNDLE, wrong)
+    with pytest.raises(InputError, match="threads: got 0"):
+        choose(BUNDLE, "a", threads=0)
+
+
+def test_a_damaged_bundle_is_not_a_reason_for_another_backend(registry):
+    """A tampered file would be passed over in silence."""
+    registry(Fake(error=BundleError("its hash does not match")), Fake())
+    with pytest.raises(BundleError, match="hash"):
+        choose(BUNDLE)
+
+
+def test_survey_asks_every_entry(registry):
+    """`doctor` would not tell of a backend."""
+    registry(Fake(why="no GPU"), Fake())
+    assert [(entry.name, why) for entry, why in survey()] == [("a", "no GPU"), ("b", None)]
+
+
+def test_the_real_registry(bundles):
+    """A bundle with weights alone would not run, or its ONNX graphs would be missed too late."""
+    assert backend_names() == ["onnxruntime", "torch"]
+    bundle = Bundle.open(bundles["tiny_vlm"])
+    out = {entry.label: why for entry, why in survey(bundle)}
+    assert out["torch:cpu"] is None
+    assert "no fp32 ONNX graphs" in out["onnxruntime:cpu"]
+    assert choose(bundle, "auto").backend.name == "torch"
+    with pytest.raises(BackendError, match="no fp32 ONNX graphs"):
+        choose(bundle, "onnxruntime:cpu")
+
+
+def test_choosing_loads_no_framework():
+    """`--help`, `doctor` or a machine without torch would load it, or fail."""
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
+        "from img_deploy.runtime.backends import choose, base, machine\n"
+        "print(choose.backend_names(), machine.cuda_devices() >= 0, machine.usable_cpus() > 0)\n"
+        "print([why for entry, why in choose.survey() if entry.device == 'cpu'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "['onnxruntime', 'torch'] True True"
+    assert "onnxruntime is not installed" in done.stdout
+    assert "torch is not installed" in done.stdout
