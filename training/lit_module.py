@@ -1,0 +1,97 @@
+"""The network under Lightning: one training step, its random numbers, and the optimiser."""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from img_deploy.errors import ImgDeployError
+from img_deploy.model.network import IMGNetwork
+from img_deploy.training.config import TrainConfig
+from img_deploy.training.data import Batch
+from img_deploy.training.losses import LossConfig, LossTerms, total_loss
+from img_deploy.training.schedule import build_optimizer, warm_up
+
+SHOWN_NAMES = 8
+"""Queries of a bad batch that an error names at most."""
+
+
+class NonFiniteLoss(ImgDeployError):
+    """Training stopped because the loss is NaN or infinite; the message names the batch."""
+
+
+class GroundingModule(L.LightningModule):
+    """IMG and its objective.
+
+    Every random number of a step (dropout, slot noise) comes from (seed, step, rank), so a run that is resumed at
+    any step goes on as if it had never stopped.
+
+    Args:
+        network: to be trained.
+        config: of the run.
+        total_steps: optimiser steps of the whole run.
+        epoch_steps: steps per epoch, for the warm-ups.
+    """
+
+    def __init__(self, network: IMGNetwork, config: TrainConfig, total_steps: int, epoch_steps: int) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+        self.total_steps, self.epoch_steps = total_steps, epoch_steps
+        self.losses = loss_config(config)
+        self.last_terms: LossTerms | None = None
+        self.last_importance: Tensor | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Counted from 0; of the step about to be made."""
+        return self.global_step // self.epoch_steps
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        step = self.global_step
+        seed_step(self.config.seed, step, self.global_rank)
+        weight = warm_up(self.epoch, self.config.fusion_warm_up)
+        output = self.network(batch.video, batch.audio, batch.clip_mask, batch.text, weight)
+        assert batch.targets is not None
+        terms = total_loss(output, batch.targets, warm_up(self.epoch, self.config.distill_warm_up), self.losses)
+        if not torch.isfinite(terms.total):
+            raise NonFiniteLoss(_describe(terms, batch, step))
+        self.last_terms, self.last_importance = terms, output.importance.detach()
+        return terms.total
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = build_optimizer(
+            self.network.named_parameters(), self.total_steps, self.config.learning_rate, self.config.weight_decay
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def loss_config(config: TrainConfig) -> LossConfig:
+    """Constants of the objective; a term that an ablation leaves out weighs 0."""
+    return LossConfig(
+        gamma=config.label_temperature,
+        epsilon=config.label_threshold,
+        temperature=config.distill_temperature,
+        margin=config.margin,
+        saliency_weight=config.saliency_weight,
+        distill_weight=config.distill_weight if config.use_distillation else 0.0,
+        importance_weight=config.importance_weight if config.use_importance else 0.0,
+    )
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Set PyTorch's generators for one step."""
+    low, high = np.random.SeedSequence([seed, step, rank]).generate_state(2)
+    torch.manual_seed(int(high) << 32 | int(low))
+
+
+def _describe(terms: LossTerms, batch: Batch, step: int) -> str:
+    bad = [name for name, value in terms.scalars().items() if name != "total" and not torch.isfinite(value)]
+    names = [f"{qid} ({vid})" for qid, vid in zip(batch.qids, batch.vids, strict=True)]
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return (
+        f"step {step}: got loss {terms.total.item()} ({', '.join(bad) or 'their sum'} not finite), expected a number; "
+        f"the batch holds the queries {', '.join(names[:SHOWN_NAMES])}{more}; "
+        "look at their features, or lower the learning rate"
+    )

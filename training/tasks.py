@@ -1,0 +1,189 @@
+"""The three tasks: which annotation files, features and constants each one means, in the layout users have."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from img_deploy.annotations import Sample, read_durations, read_samples
+from img_deploy.errors import AnnotationError, ConfigError
+from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, video_kind
+
+TaskName = Literal["charades", "charadesAM", "activitynet"]
+FeatureName = Literal["i3d", "clip+sf", "iv2"]
+SplitName = Literal["train", "test", "val_2"]
+TASKS: tuple[TaskName, ...] = ("charades", "charadesAM", "activitynet")
+FEATURES: tuple[FeatureName, ...] = ("i3d", "clip+sf", "iv2")
+
+GLOVE_FILE = "glove.840B.300d.txt"
+_AUDIOMATTER_TVR = (
+    "charades_audiomatter_test_tvr_format.jsonl",
+    "charades_audiomatter_tvr_format.jsonl",
+    "charades_audiomatterhao_tvr_format.json",
+)
+"""The one file under the three names it has in the wild."""
+_TXT = {"train": ("charades_sta_train_qid.txt",), "test": ("charades_sta_test_qid.txt",)}
+_TVR = {"train": ("charades_sta_train_tvr_format.jsonl",), "test": ("charades_sta_test_tvr_format.jsonl",)}
+_FILES: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
+    ("charades", "txt"): _TXT,
+    ("charades", "jsonl"): _TVR,
+    ("charadesAM", "txt"): {**_TXT, "test": ("charades_audiomatter_qid.txt",)},
+    ("charadesAM", "jsonl"): {**_TVR, "test": _AUDIOMATTER_TVR},
+    ("activitynet", "json"): {"train": ("train_qid.json",), "test": ("val_1_qid.json",), "val_2": ("val_2_qid.json",)},
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task on one kind of features, under one data folder."""
+
+    name: TaskName
+    features: FeatureName
+    data: Path
+    video: FeatureKind
+    audio: FeatureKind
+    text: FeatureKind | None
+    """The token features of its queries; None where no encoder's features go with the task."""
+
+    @property
+    def numbering(self) -> Literal["txt", "jsonl", "json"]:
+        """Which files its query ids come from: InternVideo2 goes by the jsonl, the others by the txt."""
+        if self.name == "activitynet":
+            return "json"
+        return "jsonl" if self.features == "iv2" else "txt"
+
+    @property
+    def dataset(self) -> Path:
+        return self.data / "dataset" / _folder(self.name)
+
+    @property
+    def feature_folder(self) -> Path:
+        return self.data / "features" / _folder(self.name)
+
+    @property
+    def glove(self) -> Path:
+        return self.data / "features" / GLOVE_FILE
+
+    @property
+    def text_home(self) -> Path | None:
+        """Where its token features lie, if there are any."""
+        homes = {"clip": "clip_features/text_features", "llama": "iv2_features/llama2_txt"}
+        return None if self.text is None else self.feature_folder / homes[self.text.name]
+
+    def file(self, split: SplitName) -> Path:
+        """The annotation file of a split. Raises AnnotationError where it is not there."""
+        names = _FILES[self.name, self.numbering].get(split)
+        if names is None:
+            raise AnnotationError(f"{self.name}: got split {split!r}, expected train or test")
+        return _first(self.dataset, names)
+
+    def read(self, split: SplitName, skipped: list[str] | None = None) -> list[Sample]:
+        """Queries of a split, each with its duration and one window inside its video.
+
+        Args:
+            skipped: takes a line about every row that has no usable moment; where None such a row is an error.
+        Raises:
+            AnnotationError: a file is missing or malformed, or a row has no window.
+        """
+        path = self.file(split)
+        durations = read_durations(_first(self.dataset, ("charades.json",))) if self.numbering == "txt" else None
+        samples = read_samples(path, durations, skipped)
+        if bare := [sample for sample in samples if not sample.windows or sample.duration is None]:
+            raise AnnotationError(f"{path}: query {bare[0].qid} has no moment or no duration; give annotated queries")
+        return samples
+
+    def submission_ids(self, samples: Iterable[Sample]) -> dict[int, int]:
+        """The id of each test query in the numbering that submissions carry, by the id it has here.
+
+        For Charades that is the jsonl's. Its rows are found by video and sentence (rows that share both, by their
+        order), since the two numberings disagree on every test row.
+
+        Raises:
+            AnnotationError: the jsonl file is missing, or lacks a query.
+        """
+        samples = list(samples)
+        if self.numbering != "txt":
+            return {sample.qid: sample.qid for sample in samples}
+        path = _first(self.dataset, _TVR["test"])
+        rows: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
+        for row in sorted(read_samples(path, skipped=[]), key=lambda row: row.qid):
+            rows[row.vid, _normal(row.query)].append(row.qid)
+        repeated = _rows_before(self, samples)
+        ids = {}
+        for sample in sorted(samples, key=lambda sample: sample.qid):
+            same = rows[sample.vid, _normal(sample.query)]
+            place = repeated[sample.qid]
+            if place >= len(same):
+                raise AnnotationError(
+                    f"{path}: has no row for query {sample.qid} of {self.file('test')} ({sample.vid}: "
+                    f"{sample.query!r}); give the two files of one dataset"
+                )
+            ids[sample.qid] = same[place]
+        return ids
+
+
+def open_task(
+    name: str, features: str, data: str | Path, video_width: int | None = None, audio_width: int | None = None
+) -> Task:
+    """A task under a data folder.
+
+    Args:
+        data: holds ``dataset/`` and ``features/``.
+        video_width, audio_width: of features narrower or wider than the kind's own (generated sets).
+    Raises:
+        ConfigError: no such task, kind or combination. AnnotationError: ``data`` holds no such dataset.
+    """
+    problems = []
+    if name not in TASKS:
+        problems.append(f"task is {name!r}, expected one of {', '.join(TASKS)}")
+    if features not in FEATURES:
+        problems.append(f"features are {features!r}, expected one of {', '.join(FEATURES)}")
+    if name == "activitynet" and features != "i3d":
+        problems.append(f"features of activitynet are {features!r}, expected i3d")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    root = Path(data)
+    if not (root / "dataset" / _folder(name)).is_dir():
+        meant = next((place for place in (root / "data", root.parent) if (place / "dataset").is_dir()), None)
+        hint = f"did you mean {meant}?" if meant else "`img-deploy synth` writes one to try"
+        raise AnnotationError(
+            f"{root}: got no dataset/{_folder(name)}, expected a folder with dataset/ and features/; {hint}"
+        )
+    video = kind_named(features) if video_width is None else video_kind(video_width)
+    usual = "vggish" if name == "activitynet" else "panns"
+    audio = kind_named(usual) if audio_width is None else audio_kind(audio_width)
+    text = None if name == "activitynet" else kind_named("llama" if features == "iv2" else "clip")
+    limit = kind_named(features).max_clips
+    return Task(name, features, root, replace(video, max_clips=limit), audio, text)  # type: ignore[arg-type]
+
+
+def _folder(name: str) -> str:
+    return "activitynet" if name == "activitynet" else "charades"
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise AnnotationError(f"{folder}: got no {' or '.join(names)}, expected it there; put the annotation file back")
+
+
+def _normal(sentence: str) -> str:
+    return " ".join(sentence.lower().split())
+
+
+def _rows_before(task: Task, samples: list[Sample]) -> dict[int, int]:
+    """How many test rows with the same video and sentence come before each query in the numbering of the task.
+
+    Counted over the whole test set: Charades-AudioMatter is a part of it.
+    """
+    whole = replace(task, name="charades")
+    rows = samples if task.name == "charades" else whole.read("test", skipped=[])
+    seen: Counter[tuple[str, str]] = Counter()
+    before = {}
+    for row in sorted(rows, key=lambda row: row.qid):
+        key = row.vid, _normal(row.query)
+        before[row.qid] = seen[key]
+        seen[key] += 1
+    return {sample.qid: before.get(sample.qid, 0) for sample in samples}

@@ -1,0 +1,212 @@
+"""A training run from a configuration to ``best.pt``."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from img_deploy.errors import ConfigError, InputError
+from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.model.config import ModelConfig
+from img_deploy.model.network import IMGNetwork
+from img_deploy.training.answers import answers_of_network
+from img_deploy.training.card import card_text, run_card
+from img_deploy.training.config import TrainConfig
+from img_deploy.training.data import GroundingData, Queries, split_by_video
+from img_deploy.training.evaluate import Evaluation, evaluate_answers
+from img_deploy.training.keeper import Keeper, Listener
+from img_deploy.training.lit_module import GroundingModule
+from img_deploy.training.loader import StepBatches, StepLoader
+from img_deploy.training.run_folder import RunFolder
+from img_deploy.training.tasks import open_task
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    run: Path
+    best: Path
+    """The checkpoint to export."""
+    card: dict[str, Any]
+    test: Evaluation
+    """The best checkpoint on the test split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a run trains on and is watched by."""
+
+    data: GroundingData
+    train: Queries
+    """Queries with sound, the validation videos left out."""
+    watched: Queries
+    notes: tuple[str, ...]
+    """What a user should be told, a line each."""
+    without_audio: int
+    """Training queries left out because their video has no sound."""
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    resume: bool = False,
+    listener: Listener | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    reading: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train, choose the best checkpoint, and score it on the test split.
+
+    Args:
+        out: the run's folder.
+        resume: go on with the run in ``out``, to the same weights as if it had not been interrupted.
+        listener: told after every step.
+        say: takes lines for the user.
+        reading: told how many videos of how many are read, on first use of their features.
+    Raises:
+        InputError: settings, annotations or features are wrong. NonFiniteLoss: the loss is not a number.
+    """
+    run = RunFolder(Path(out))
+    if not resume:
+        run.begin(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    material = prepare(config, reading)
+    for note in material.notes:
+        say(note)
+    network = new_network(config, material.data)
+    first = run.first_step() if resume else 0
+    keeper = _fit(config, run, material, network, first, listener)
+    started = time.perf_counter()
+    best = Checkpoint.load(run.best)
+    test = material.data.queries["test"]
+    answers = answers_of_network(best.network(), material.data, test, config.evaluation_batch)
+    evaluation = evaluate_answers(answers)
+    card = run_card(config, material, keeper, best, evaluation, time.perf_counter() - started)
+    run.write_card(card, card_text(card))
+    return TrainResult(run.path, run.best, card, evaluation)
+
+
+def prepare(config: TrainConfig, reading: Callable[[int, int], None] | None = None) -> Material:
+    """Annotations, features and vocabulary of a run, and its splits. Raises InputError."""
+    task = open_task(config.task, config.features, config.data, config.video_width, config.audio_width)
+    variant, notes = config.variant, []
+    if variant == "auto":
+        variant = "glove"
+        if config.features != "i3d":
+            present = task.text_home is not None and task.text_home.is_dir()
+            variant = "tokens" if present else "glove"
+            if not present:
+                notes.append(f"{task.text_home}: no token features, so sentences are read as words (variant glove)")
+    if variant == "tokens" and task.text is None:
+        raise ConfigError(f"variant is 'tokens', but {task.name} has no token features; use glove")
+    splits = ("train", "test", "val_2") if config.select_on == "val_2" else ("train", "test")
+    data = GroundingData(
+        task,
+        variant,  # type: ignore[arg-type]
+        splits,
+        config.cache_folder,
+        glove=Path(config.glove) if config.glove else None,
+        max_clips=config.max_clips,
+        progress=reading,
+    )
+    whole = data.queries["train"]
+    notes += [note for queries in data.queries.values() for note in queries.left_out]
+    if config.select_on == "validation":
+        train_part, watched = split_by_video(whole, config.validation_share, config.seed)
+    else:
+        train_part, watched = whole, data.queries[config.select_on]
+    heard = data.has_audio(train_part)
+    if not heard.any():
+        raise InputError(f"{task.feature_folder}: got no training video with sound, expected some; add audio features")
+    if silent := int((~heard).sum()):
+        videos = len({vid for vid, has in zip(train_part.vids, heard, strict=True) if not has})
+        notes.append(f"{silent} training queries on {videos} videos without sound are left out")
+    return Material(data, train_part.take(np.flatnonzero(heard)), watched, tuple(notes), silent)
+
+
+def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:
+    """An untrained network of the run's configuration; the same for the same seed."""
+    torch.manual_seed(config.seed)
+    text = data.folder.wanted.text
+    network = IMGNetwork(
+        ModelConfig(
+            variant=data.variant,
+            video_dim=data.task.video.width,
+            audio_dim=data.task.audio.width,
+            text_dim=text.width if text is not None else 300,
+            chars=data.vocabulary.char_table_size if data.variant == "glove" and data.vocabulary else 0,
+            char_dim=config.char_dim,
+            dim=config.dim,
+            heads=config.heads,
+            max_clips=data.folder.wanted.max_clips,
+            slots=config.slots,
+            slot_iterations=config.slot_iterations,
+            gru_layers=config.gru_layers,
+            dropout=config.dropout,
+            use_importance=config.use_importance,
+            use_local=config.use_local,
+            use_event=config.use_event,
+            use_global=config.use_global,
+        )
+    )
+    network.draw_slot_noise(config.noise_seed)
+    return network
+
+
+def _fit(
+    config: TrainConfig,
+    run: RunFolder,
+    material: Material,
+    network: IMGNetwork,
+    first: int,
+    listener: Listener | None,
+) -> Keeper:
+    epoch_steps = -(-len(material.train) // config.batch_size)
+    total = config.steps or config.epochs * epoch_steps
+    module = GroundingModule(network, config, total, epoch_steps)
+    provenance = {"origin": "trained", "config": config.as_dict(), "total_steps": total}
+    keeper = Keeper(run, config, material.data, material.watched, provenance, listener)
+    # Lightning speaks of settings that are ours, not the user's.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    trainer = L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=1,  # Lightning's epoch is the whole run: the loader counts the real ones
+        gradient_clip_val=config.clip_norm,
+        logger=TensorBoardLogger(run.path, name=run.logs.name, version="", purge_step=first or None),
+        callbacks=[keeper],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        deterministic="warn" if config.accelerator != "cpu" and torch.cuda.is_available() else None,
+    )
+    batches = StepBatches(
+        material.data, material.train, config.batch_size, config.seed, trainer.global_rank, trainer.world_size
+    )
+    loader = StepLoader(batches, first, total, config.workers, pin=torch.cuda.is_available())
+    if first < total:
+        network.train()
+        trainer.fit(module, loader, ckpt_path=run.state if first else None, weights_only=True)
+    else:
+        keeper.load_state_dict(_kept_state(run, keeper))
+    return keeper
+
+
+def _kept_state(run: RunFolder, keeper: Keeper) -> dict[str, Any]:
+    state = torch.load(run.state, map_location="cpu", weights_only=True)
+    return state["callbacks"][keeper.state_key]
