@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from img_deploy.errors import BundleError, ConfigError
 from img_deploy.model.config import ModelConfig
+from img_deploy.runtime.exchange import exchange
 
 if TYPE_CHECKING:
     from img_deploy.text.vocabulary import Vocabulary
@@ -45,6 +46,9 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    """Table of :mod:`img_deploy.export.verify`: how far each artifact is from the eager fp32 network."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of the checkpoint it was made from."""
     schema: int = SCHEMA
 
     @property
@@ -163,26 +167,39 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def replacing(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block ends well, and vanishes otherwise.
 
-    A killed program leaves the old bundle whole (and perhaps the temporary folder, named ``.<name>.<pid>.tmp``).
-    Raises BundleError where ``folder`` holds something that is not a bundle.
+    The two change names in one step: a killed program leaves the old bundle whole, or the new one (and perhaps the
+    temporary folder, ``.<name>.<pid>.tmp``). Where the file system cannot swap folders, the old bundle is called
+    ``.<name>.<pid>.old`` for a moment.
+
+    Raises:
+        BundleError: ``folder`` holds something that is not a bundle, or cannot be written.
     """
+    folder = Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise BundleError(f"{folder}: exists and is no folder; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-        raise BundleError(f"{folder}: holds files but no bundle, and would be replaced; choose another --out")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+            raise BundleError(f"{folder}: holds files but no bundle, and would be replaced; choose another --out")
         temporary.mkdir(parents=True)
         yield temporary
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(temporary, folder)
+        _put_in_place(temporary, folder)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
         raise BundleError(f"{folder}: cannot write the bundle ({error.strerror}); choose another --out") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """``temporary`` becomes ``folder``; what was there becomes ``temporary``."""
+    if not folder.exists():
+        os.rename(temporary, folder)
+    elif not exchange(temporary, folder):
+        old = temporary.with_suffix(".old")
+        os.rename(folder, old)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            os.rename(old, folder)
+            raise
+        os.rename(old, temporary)

@@ -1,0 +1,177 @@
+"""A bundle from a checkpoint: everything that answering needs, verified before it takes the place of an old one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from img_deploy.errors import FeatureError, InputError, VerificationError
+from img_deploy.export.report import REPORT, failure, markdown
+from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
+from img_deploy.model.graphs import graph_specs
+from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Manifest, replacing, write_manifest
+
+if TYPE_CHECKING:
+    from img_deploy.export.samples import Sample
+    from img_deploy.model.checkpoint import Checkpoint
+    from img_deploy.model.network import IMGNetwork
+
+TARGETS = ("onnx",)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and on what to try it."""
+
+    precisions: tuple[str, ...] = ("fp32",)
+    """The first is what the bundle runs by default."""
+    targets: tuple[str, ...] = TARGETS
+    samples: Path | None = None
+    """Feature folder to verify on; None draws features."""
+    seed: int = 0
+    """Of the drawn features and queries."""
+
+    def __post_init__(self) -> None:
+        for name, values, known in (("precision", self.precisions, BUDGETS), ("target", self.targets, TARGETS)):
+            for value in values:
+                if value not in known:
+                    raise InputError(f"{name}: got {value!r}, expected one or more of {', '.join(known)}")
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{name}: got {', '.join(values) or 'none'}, expected each once")
+
+
+def _silent(_: object) -> None:
+    pass
+
+
+def bundle_from_checkpoint(
+    checkpoint: "Checkpoint",
+    out: Path,
+    options: ExportOptions | None = None,
+    tell: Callable[[str], None] = _silent,
+    show: Callable[[Verification], None] = _silent,
+) -> Verification:
+    """Export a checkpoint into the bundle folder ``out``.
+
+    An older bundle there is replaced as a whole, once the new one is verified; it stays as it is otherwise.
+
+    Args:
+        checkpoint: what to export.
+        out: folder; may not hold anything but a bundle.
+        options: see :class:`ExportOptions`.
+        tell: is told each step, in a few words.
+        show: is given the verification, passed or not.
+
+    Raises:
+        VerificationError: an artifact is farther from the eager fp32 network than its precision may be.
+        BundleError: ``out`` cannot be written or holds something else.
+        FeatureError: the sample folder does not hold the checkpoint's features.
+    """
+    options = options or ExportOptions()
+    network = checkpoint.network()
+    samples = _samples(checkpoint, options)
+    with replacing(out) as folder:
+        graphs = _write_artifacts(checkpoint, network, folder, options, tell)
+        manifest = _manifest(checkpoint, graphs, options)
+        write_manifest(folder, manifest)
+        tell("verifying")
+        rows = _verified(network, Bundle.open(folder), samples, options)
+        source = f"{len(samples)} {'drawn samples' if options.samples is None else f'of {options.samples.name}'}"
+        verification = Verification(source, options.seed, tuple(rows))
+        show(verification)
+        if not verification.passed:
+            raise VerificationError(f"{out}: not written; {failure(verification)}")
+        (folder / REPORT).write_text(markdown(verification), encoding="utf-8")
+        manifest.verification = verification.as_dict()
+        write_manifest(folder, manifest)
+    return verification
+
+
+def _samples(checkpoint: "Checkpoint", options: ExportOptions) -> "list[Sample]":
+    from img_deploy.export.samples import drawn_samples, folder_samples
+
+    if options.samples is None:
+        return in_run_order(drawn_samples(checkpoint.config, checkpoint.vocabulary, options.seed))
+    samples = folder_samples(options.samples, checkpoint, options.seed)
+    if all(sample.clips.audio is None for sample in samples):
+        raise FeatureError(f"{options.samples}: no video has sound, so the fused head cannot be tried; add audio")
+    return in_run_order(samples)
+
+
+def _write_artifacts(
+    checkpoint: "Checkpoint", network: "IMGNetwork", folder: Path, options: ExportOptions, tell: Callable[[str], None]
+) -> dict[str, dict[str, str]]:
+    """Write weights, vocabulary and graphs; returns the graphs' files by precision and name."""
+    from safetensors.torch import save
+
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    if checkpoint.vocabulary is not None:
+        (folder / VOCABULARY).mkdir()
+        checkpoint.vocabulary.save(folder / VOCABULARY)
+    return {precision: _write_graphs(network, folder, precision, tell) for precision in options.precisions}
+
+
+def _write_graphs(network: "IMGNetwork", folder: Path, precision: str, tell: Callable[[str], None]) -> dict[str, str]:
+    import onnx
+
+    from img_deploy.export.functions import FunctionLibrary
+    from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
+    from img_deploy.export.programs import program_from_graph
+
+    library, files = FunctionLibrary(), {}
+    for name, spec in graph_specs(network.config).items():
+        tell(f"exporting {name} ({precision})")
+        metadata = model_metadata(spec, network.config, precision)
+        model = onnx_from_program(program_from_graph(network, spec), spec, library, metadata)
+        files[name] = f"onnx/{precision}/{name}.onnx"
+        path = folder / files[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, path)
+    return files
+
+
+def _manifest(checkpoint: "Checkpoint", graphs: dict[str, dict[str, str]], options: ExportOptions) -> Manifest:
+    from img_deploy.export.programs import limits
+
+    return Manifest(
+        config=checkpoint.config.as_dict(),
+        features=checkpoint.features,
+        limits=limits(checkpoint.config),
+        graphs=graphs,
+        noise_seed=checkpoint.noise_seed,
+        precision=options.precisions[0],
+        provenance=checkpoint.provenance,
+        metrics=checkpoint.metrics,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    from img_deploy import __version__
+
+    found = {"img-deploy": __version__, "python": python_version()}
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _verified(network: "IMGNetwork", bundle: Bundle, samples: "Sequence[Sample]", options: ExportOptions) -> list[Row]:
+    from img_deploy.runtime.backends.ort import OrtBackend
+    from img_deploy.runtime.backends.torch_eager import TorchBackend, open_backend
+
+    reference = results(TorchBackend(network), samples, batch_size=1)
+    rows = []
+    for precision in options.precisions:
+        own = Bundle(bundle.folder, replace(bundle.manifest, precision=precision))
+        sizes = {graph: own.graph(graph).stat().st_size for graph in own.manifest.graphs[precision]}
+        rows += compare(OrtBackend(own), samples, reference, sizes)
+    size = bundle.file(WEIGHTS).stat().st_size
+    torch_rows = compare(open_backend("cpu", bundle, None), samples, reference, dict.fromkeys(sizes, size), (64,))
+    return rows + torch_rows

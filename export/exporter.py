@@ -1,0 +1,40 @@
+"""PyTorch's ONNX exporter, quiet and without its own optimisation."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch.export import ExportedProgram
+
+OPSET = 18
+"""ONNX opset of every graph: the one that the exporter writes; TensorRT's parser takes 9 to 20."""
+
+
+def onnx_model(program: "ExportedProgram", table: dict[Any, Callable[..., Any]] | None = None) -> "ir.Model":
+    """Translate a program; ``table`` gives the translation of ops that are not PyTorch's."""
+    import torch
+
+    with _quiet():
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False, custom_translation_table=table
+        )
+    assert exported is not None
+    return exported.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Remarks on torchvision's operators and on PyTorch's own deprecations help nobody who exports a network."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        registration.setLevel(level)

@@ -1,0 +1,53 @@
+"""The verification table: for people, and as a file of the bundle."""
+
+from img_deploy.export.verify import BUDGETS, Row, Verification
+
+REPORT = "verification.md"
+NUMBERS = ("largest", "mean", "same span", "IoU", "samples", "size")
+
+
+def columns(verification: Verification) -> dict[str, list[str]]:
+    """Heading -> cells, one per row."""
+    rows = verification.rows
+    return {
+        "backend": [row.backend for row in rows],
+        "precision": [row.precision for row in rows],
+        "graph": [row.graph for row in rows],
+        "largest": [f"{row.largest:.1e}" for row in rows],
+        "mean": [f"{row.mean:.1e}" for row in rows],
+        "same span": ["-" if row.agreement is None else f"{row.agreement:.1%}" for row in rows],
+        "IoU": ["-" if row.iou is None else f"{row.iou:.3f}" for row in rows],
+        "samples": [str(row.samples) for row in rows],
+        "size": [_size(row.bytes) for row in rows],
+        "result": ["passed" if row.passed else "FAILED" for row in rows],
+    }
+
+
+def title(verification: Verification) -> str:
+    return f"difference from the eager fp32 network, {verification.source}"
+
+
+def failure(verification: Verification) -> str:
+    """One line that names every row that failed, and what would have passed."""
+    return "; ".join(_reason(row) for row in verification.rows if not row.passed)
+
+
+def markdown(verification: Verification) -> str:
+    """The table as a file."""
+    cells = columns(verification)
+    lines = [" | ".join(cells), " | ".join("---" for _ in cells)]
+    lines += [" | ".join(row) for row in zip(*cells.values(), strict=True)]
+    body = "\n".join(f"| {line} |" for line in lines)
+    return f"# Verification\n\n{title(verification).capitalize()}.\n\n{body}\n"
+
+
+def _reason(row: Row) -> str:
+    budget = BUDGETS[row.precision]
+    reason = f"{row.backend} {row.precision} {row.graph}: off by {row.largest:.1e}, expected at most {budget.largest:g}"
+    if row.agreement is not None and row.agreement < budget.agreement:
+        reason += f", same span in {row.agreement:.1%} of samples, expected {budget.agreement:.0%}"
+    return reason
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,82 @@
+"""What an exported graph is tried on: videos and queries of many lengths, drawn or taken from a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img_deploy.features.folders import FeatureFolder, open_folder
+from img_deploy.features.kinds import kind_named
+from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.model.config import ModelConfig
+from img_deploy.runtime.encoded import PreparedQuery
+from img_deploy.runtime.stages import Clips
+from img_deploy.text.vocabulary import Vocabulary
+
+LENGTHS = (1, 2, 3, 7, 31, 64)
+"""Clips of the drawn videos; the longest that the network takes is added."""
+WORDS = (1, 2, 3, 5, 8, 13, 24, 40)
+RAGGED = 9
+"""Videos of any other length, beside them."""
+FROM_FOLDER = 24
+"""Videos that are taken from a folder, at most."""
+UNKNOWN_WORD = "zqxjkv"
+_UNKNOWN_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair; ``clips.audio`` is None for a video without sound."""
+
+    clips: Clips
+    query: PreparedQuery
+
+
+def drawn_samples(config: ModelConfig, vocabulary: Vocabulary | None, seed: int) -> list[Sample]:
+    """Videos of every tested length with sound, of ragged lengths with and without; queries of 1 to 40 words."""
+    rng = np.random.default_rng(seed)
+    longest = config.max_clips
+    fixed = sorted({min(length, longest) for length in (*LENGTHS, longest)})
+    ragged = rng.integers(1, longest + 1, RAGGED).tolist()
+    samples = []
+    for index, length in enumerate([*fixed, *ragged]):
+        silent = index >= len(fixed) and index % 2 == 0
+        video = rng.standard_normal((length, config.video_dim), np.float32)
+        audio = None if silent else rng.standard_normal((length, config.audio_dim), np.float32)
+        query = _drawn_query(config, vocabulary, WORDS[index % len(WORDS)], index, rng)
+        samples.append(Sample(Clips(f"drawn video {index}", str(index), video, audio, length), query))
+    return samples
+
+
+def folder_samples(path: Path, checkpoint: Checkpoint, seed: int) -> list[Sample]:
+    """Videos of a feature folder, short and long ones, under drawn queries. Raises FeatureError."""
+    rng = np.random.default_rng(seed)
+    kinds = {name: kind_named(kind["name"], kind["width"]) for name, kind in checkpoint.features.items()}
+    folder = open_folder(path, kinds["video"], kinds["audio"], max_clips=checkpoint.config.max_clips)
+    samples = []
+    for index, vid in enumerate(_spread(folder)):
+        video = folder.load(vid)
+        query = _drawn_query(checkpoint.config, checkpoint.vocabulary, WORDS[index % len(WORDS)], index, rng)
+        samples.append(Sample(Clips(vid, vid, video.video, video.audio, video.source_clips), query))
+    return samples
+
+
+def _spread(folder: FeatureFolder) -> list[str]:
+    """Ids of at most ``FROM_FOLDER`` videos, evenly over their lengths."""
+    videos = sorted(folder.videos(), key=lambda vid: (folder.clips(vid), vid))
+    places = np.linspace(0, len(videos) - 1, min(FROM_FOLDER, len(videos)))
+    return [videos[int(place)] for place in places.round()]
+
+
+def _drawn_query(
+    config: ModelConfig, vocabulary: Vocabulary | None, words: int, qid: int, rng: np.random.Generator
+) -> PreparedQuery:
+    content: Any = rng.standard_normal((words, config.text_dim), np.float32)
+    if vocabulary is not None:
+        known = rng.integers(0, len(vocabulary), words) if len(vocabulary) else np.zeros(words, int)
+        unknown = rng.random(words) < (_UNKNOWN_SHARE if len(vocabulary) else 1)
+        content = vocabulary.encode(
+            [UNKNOWN_WORD if new else vocabulary.words[row] for row, new in zip(known, unknown, strict=True)]
+        )
+    return PreparedQuery("", qid, content)

@@ -1,0 +1,192 @@
+"""Nothing ships unverified: every artifact answers the same samples as the eager fp32 network."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img_deploy.export.samples import Sample
+from img_deploy.model.graphs import GRAPH_NAMES
+from img_deploy.runtime.backends.base import Backend, Feeds, Outputs
+from img_deploy.runtime.stages import Pair, encode_queries, encode_videos, ground_pairs
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a precision may lose against the eager fp32 network before it is refused."""
+
+    largest: float
+    """Largest difference of any output at any real clip or word."""
+    agreement: float
+    """Share of samples whose best span must be the same."""
+
+
+BUDGETS = {"fp32": Budget(largest=1e-4, agreement=1.0)}
+TIE = 4e-4
+"""Spans whose logits the reference puts no farther apart than this count as the same: rounding may decide."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One graph of one artifact against the eager fp32 network, each sample alone."""
+
+    backend: str
+    precision: str
+    graph: str
+    largest: float
+    mean: float
+    samples: int
+    bytes: int
+    agreement: float | None = None
+    """Share of samples with the same best span; None for the encoders."""
+    iou: float | None = None
+    """Mean overlap of the best spans."""
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Table of rows; ``source`` says what the samples were."""
+
+    source: str
+    seed: int
+    rows: tuple[Row, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "rows": [asdict(row) for row in self.rows], "passed": self.passed}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Verification":
+        """Inverse of :meth:`as_dict`."""
+        return cls(values["source"], values["seed"], tuple(Row(**row) for row in values["rows"]))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a backend makes of one sample: per graph its outputs without padding, float32, and the best span."""
+
+    outputs: Mapping[str, Mapping[str, Array]]
+    span: tuple[int, int]
+
+
+class _Recorder:
+    """Runs a backend and keeps what the grounders gave."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.grounded: list[tuple[str, dict[str, Array]]] = []
+
+    def __call__(self, graph: str, feeds: Feeds) -> Outputs:
+        out = self._backend.run(graph, feeds)
+        if graph.endswith("grounder"):
+            for row in range(len(feeds["clip_mask"])):
+                self.grounded.append((graph, {name: values[row] for name, values in out.items()}))
+        return out
+
+
+def results(backend: Backend, samples: Sequence[Sample], batch_size: int) -> list[Result]:
+    """Answer samples as the runtime does, in batches of mixed lengths, videos with and without sound together.
+
+    ``samples`` must be in the order of :func:`in_run_order`.
+    """
+    run = _Recorder(backend)
+    clips = [sample.clips for sample in samples]
+    width = max(clip.audio.shape[1] for clip in clips if clip.audio is not None)
+    videos = encode_videos(run, clips, width, batch_size)
+    queries = encode_queries(run, [sample.query for sample in samples], batch_size)
+    pairs = [Pair(video, query, None) for video, query in zip(videos, queries, strict=True)]
+    answers = ground_pairs(run, pairs, 1, 1.0, batch_size)
+    found = []
+    for video, query, answer, (graph, out) in zip(videos, queries, answers, run.grounded, strict=True):
+        grounded = {name: values[: answer.clips] if values.ndim else values for name, values in out.items()}
+        encoded = {"visual_clips": video.visual_clips}
+        if video.audio_clips is not None:
+            encoded["audio_clips"] = video.audio_clips
+        words = {"visual_words": query.visual_words, "audio_words": query.audio_words}
+        outputs = {"video_encoder": encoded, "query_encoder": words, graph: grounded}
+        numbers = {
+            name: {key: np.asarray(value, np.float32) for key, value in values.items()}
+            for name, values in outputs.items()
+        }
+        found.append(Result(numbers, answer.moments[0].span))
+    return found
+
+
+def in_run_order(samples: Iterable[Sample]) -> list[Sample]:
+    """Videos with sound first, each kind by length: the order in which the runtime grounds them."""
+    return sorted(samples, key=lambda sample: (sample.clips.audio is None, len(sample.clips.video)))
+
+
+def compare(
+    backend: Backend,
+    samples: Sequence[Sample],
+    reference: Sequence[Result],
+    sizes: Mapping[str, int],
+    batch_sizes: Sequence[int] = (1, 3, 64),
+) -> list[Row]:
+    """Rows of one backend, worst case over batch sizes.
+
+    Args:
+        backend: what is tried; its precision picks the budget.
+        samples: in the order of :func:`in_run_order`.
+        reference: :func:`results` of the eager fp32 network, each sample alone.
+        sizes: bytes of the file of each graph.
+    """
+    budget = BUDGETS[backend.precision]
+    tried = [(results(backend, samples, size), reference) for size in batch_sizes]
+    pairs = [pair for found, wanted in tried for pair in zip(found, wanted, strict=True)]
+    rows = []
+    for graph in GRAPH_NAMES:
+        own = [(found, wanted) for found, wanted in pairs if graph in wanted.outputs]
+        if not own:
+            continue
+        differences = [_differences(found.outputs[graph], wanted.outputs[graph]) for found, wanted in own]
+        largest = max(float(each.max()) for each in differences)
+        mean = float(np.concatenate(differences).mean())
+        agreement = iou = None
+        passed = largest <= budget.largest
+        if graph.endswith("grounder"):
+            agreement = float(np.mean([_same_span(found, wanted, graph) for found, wanted in own]))
+            iou = float(np.mean([_iou(found.span, wanted.span) for found, wanted in own]))
+            passed = passed and agreement >= budget.agreement
+        rows.append(
+            Row(
+                backend=backend.name,
+                precision=backend.precision,
+                graph=graph,
+                largest=largest,
+                mean=mean,
+                samples=len(own) // len(batch_sizes),
+                bytes=sizes[graph],
+                agreement=agreement,
+                iou=iou,
+                passed=bool(passed),
+            )
+        )
+    return rows
+
+
+def _differences(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> NDArray[np.float64]:
+    """Of every output, flattened; NaN counts as infinitely far."""
+    apart = [np.abs(found[name].astype(float) - wanted[name]).ravel() for name in wanted]
+    return np.nan_to_num(np.concatenate(apart), nan=np.inf)
+
+
+def _same_span(found: Result, wanted: Result, graph: str) -> bool:
+    start, end = (wanted.outputs[graph][name].astype(float) for name in ("start_logits", "end_logits"))
+    best, own = (start[span[0]] + end[span[1]] for span in (wanted.span, found.span))
+    return bool(found.span == wanted.span or best - own <= TIE)
+
+
+def _iou(first: tuple[int, int], second: tuple[int, int]) -> float:
+    shared = min(first[1], second[1]) - max(first[0], second[0]) + 1
+    lengths = first[1] - first[0] + second[1] - second[0] + 2
+    return max(shared, 0) / (lengths - max(shared, 0))

@@ -1,0 +1,58 @@
+"""``img-deploy export``: a checkpoint becomes a verified bundle."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from img_deploy.export.verify import Verification
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export)
+
+
+def export(
+    ckpt: Annotated[Path, typer.Option(help="Checkpoint: best.pt of a training, or made by `img-deploy import`.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Bundle folder to write; an older bundle there is replaced as a whole.")
+    ] = Path("deploy"),
+    precision: Annotated[
+        str, typer.Option(help="Precisions of the graphs, e.g. fp32; the first of several is the default.")
+    ] = "fp32",
+    targets: Annotated[str, typer.Option(help="What to make, separated by commas: onnx.")] = "onnx",
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Feature folder whose videos the artifacts are verified on. Default: drawn features."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
+) -> None:
+    """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
+
+    Ends by running every artifact against the eager fp32 network.
+
+    Exit code 1: one of them is too far off, and nothing was written; 2: wrong input.
+    """
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
+    from img_deploy.model.checkpoint import Checkpoint
+
+    options = ExportOptions(_listed(precision), _listed(targets), samples, seed)
+    bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
+    print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _tell(step: str) -> None:
+    print(f"{step} ...", file=sys.stderr, flush=True)
+
+
+def _show(verification: "Verification") -> None:
+    from img_deploy.cli.tables import print_table
+    from img_deploy.export.report import NUMBERS, columns, title
+
+    print_table(columns(verification), NUMBERS, title(verification))

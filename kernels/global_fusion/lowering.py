@@ -1,0 +1,10 @@
+"""ONNX: one function."""
+
+from img_deploy.kernels.lowering import Call, NodeForm
+
+CLIPS = ("batch", "length", None)
+
+
+def node_form(_call: Call) -> NodeForm:
+    axes = {"visual": CLIPS, "audio": CLIPS, "importance": ("batch",), "mask": ("batch", "length")}
+    return NodeForm("ImgGlobalFusion", axes)
