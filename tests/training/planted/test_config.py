@@ -18,7 +18,7 @@ def test_small_keeps_real_widths_and_takes_changes():
     """A demo on the small set must exercise the real widths."""
     config = PlantedConfig.small(seed=3, videos=20)
     assert (config.seed, config.videos, config.video_width, config.audio_width) == (3, 20, None, None)
-    assert PlantedConfig.small().videos == 60
+    assert (PlantedConfig.small().videos, PlantedConfig.small().actions) == (240, 10)
 
 
 def test_kinds_may_come_from_a_file():
