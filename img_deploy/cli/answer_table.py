@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
-from img_deploy.cli.reporting import one_line
+from img_deploy.cli.lines import one_line
 from img_deploy.cli.tables import print_table
 from img_deploy.runtime.results import Answer, Moment, RowKey
 

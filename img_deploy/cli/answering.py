@@ -66,6 +66,8 @@ def answer(request: "Request", output: Output, strict: bool = False, quiet: bool
         reporter.note(note)
     if strict and session.plan.missing:
         raise InputError(f"--strict: {session.plan.notes[-1]}")
+    # Of a single pair nothing is left when it is skipped: what is wrong with it is the answer.
+    reporter.strict = strict or len(session.plan) == 1
     try:
         _write_answers(session, output, reporter)
     except (KeyboardInterrupt, ImgDeployError):

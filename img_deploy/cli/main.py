@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from img_deploy.cli.lines import one_line
 from img_deploy.errors import ImgDeployError
 
 COMMANDS = ("import", "export", "infer", "inspect", "profile", "doctor", "train", "evaluate", "synth")
@@ -113,7 +114,7 @@ def _path(error: Exception) -> str:
 
 
 def _failed(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -4,14 +4,10 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from img_deploy.cli.lines import one_line
 from img_deploy.errors import ImgDeployError
 from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.encoded import PreparedQuery
-
-
-def one_line(text: str) -> str:
-    """Text that keeps to its line and moves no cursor: control characters become spaces."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 class Reporter(Listener):

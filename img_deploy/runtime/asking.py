@@ -5,7 +5,7 @@ What cannot be read or asked is told and left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -158,7 +158,9 @@ class _Run:
 
     def _encode_batch(self, batch: Sequence[VideoFeatures]) -> list[EncodedVideo]:
         sounds = [one.audio for one in batch]
-        return self.engine.encode_video([one.video for one in batch], sounds, vid=[one.vid for one in batch])
+        encoded = self.engine.encode_video([one.video for one in batch], sounds, vid=[one.vid for one in batch])
+        # The folder has down-sampled them: their own clips are those of the file.
+        return [replace(own, source_clips=one.source_clips) for own, one in zip(encoded, batch, strict=True)]
 
     def _encode_queries(self, questions: Sequence[Question]) -> None:
         new = [q for q in dict.fromkeys(questions) if q not in self._queries]
