@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from img_deploy.benchmarks.contenders import STAGES, open_contenders
+from img_deploy.benchmarks.contenders import STAGES, Lineup, open_contenders
 from img_deploy.benchmarks.environment import environment, headline
 from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
 from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
@@ -19,6 +19,8 @@ from img_deploy.runtime.bundle import Bundle
 SCHEMA = 1
 
 Columns = dict[str, list[str]]
+Step = Callable[[str, int], None]
+"""Told the name of a step as it begins, and the number of steps there are."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,12 @@ class Profile:
             "backend": [case.backend for case in cases],
             "batch": [str(case.batch) for case in cases],
             "clips": [str(case.clips) for case in cases],
-            "p50 ms": [_ms(case.latency.p50) for case in cases],
-            "p90 ms": [_ms(case.latency.p90) for case in cases],
-            "p99 ms": [_ms(case.latency.p99) for case in cases],
+            "p50 ms": [ms(case.latency.p50) for case in cases],
+            "p90 ms": [ms(case.latency.p90) for case in cases],
+            "p99 ms": [ms(case.latency.p99) for case in cases],
             "pairs/s": [f"{case.pairs_per_second:.1f}" for case in cases],
             "vs eager": [_ratio(case.ratio) for case in cases],
-            "asked p50": [_ms(case.asked.p50) for case in cases],
+            "asked p50": [ms(case.asked.p50) for case in cases],
             "asked vs eager": [_ratio(case.asked_ratio) for case in cases],
             "rounds": [str(case.latency.count) for case in cases],
         }
@@ -105,21 +107,19 @@ class Profile:
             "batch": [str(case.batch) for case in self.cases],
             "clips": [str(case.clips) for case in self.cases],
         }
-        stages = {name.replace("_", " "): [_ms(case.stages[name]) for case in self.cases] for name in names}
+        stages = {name.replace("_", " "): [ms(case.stages[name]) for case in self.cases] for name in names}
         return columns | stages
 
     def start_columns(self) -> Columns:
         """The table of starts, medians in milliseconds."""
         columns = {"backend": [start.backend for start in self.starts]}
         for name in (*COLD, "total"):
-            columns[f"cold {name.replace('_', ' ')}"] = [_ms(start.cold[name]) for start in self.starts]
-        columns["warm total"] = [_ms(start.warm["total"]) for start in self.starts]
+            columns[f"cold {name.replace('_', ' ')}"] = [ms(start.cold[name]) for start in self.starts]
+        columns["warm total"] = [ms(start.warm["total"]) for start in self.starts]
         return columns
 
 
-def run_profile(
-    bundle: Bundle, options: ProfileOptions, on_step: Callable[[str, int], None] = lambda _name, _total: None
-) -> Profile:
+def run_profile(bundle: Bundle, options: ProfileOptions, on_step: Step = lambda _name, _total: None) -> Profile:
     """Measure.
 
     Args:
@@ -134,20 +134,36 @@ def run_profile(
         raise InputError(f"starts: got {options.starts}, expected at least 0")
     where = environment(options.threads)
     lineup = open_contenders(bundle, options.backends, options.threads)
+    return measure_lineup(bundle, lineup, options, where, [one.label for one in lineup.contenders], on_step)
+
+
+def measure_lineup(
+    bundle: Bundle,
+    lineup: Lineup,
+    options: ProfileOptions,
+    where: dict[str, Any],
+    started: Sequence[str],
+    on_step: Step = lambda _name, _total: None,
+) -> Profile:
+    """Measure contenders that are open, and close them.
+
+    Args:
+        where: the environment as it was before the work began.
+        started: backends to start in fresh processes.
+
+    Raises as :func:`run_profile`.
+    """
     try:
-        labels = [contender.label for contender in lineup.contenders]
         workload = _workload(options, lineup.contenders[0].engine.rules)
         grid = options.grid.fitted(bundle.manifest.limits, workload.longest())
-        total = len(grid) + (len(labels) if options.starts else 0)
-
-        def on_case(batch: int, clips: int) -> None:
-            on_step(f"batch {batch}, {clips} clips", total)
-
-        cases = measure(lineup, workload, grid, options.effort, on_case)
+        total = len(grid) + (len(started) if options.starts else 0)
+        cases = measure(
+            lineup, workload, grid, options.effort, lambda batch, clips: on_step(f"batch {batch}, {clips} clips", total)
+        )
     finally:
         lineup.close()
     starts = []
-    for label in labels if options.starts else ():
+    for label in started if options.starts else ():
         on_step(f"starts of {label}", total)
         size = (max(grid.clips), grid.words)
         starts.append(measure_starts(str(bundle.folder), label, *size, options.threads, options.starts))
@@ -187,8 +203,8 @@ def write_json(content: dict[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _ms(value: float) -> str:
-    """Three significant digits, more above 100."""
+def ms(value: float) -> str:
+    """Milliseconds as tables show them: three significant digits, more from 1000 on."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
