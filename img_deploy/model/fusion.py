@@ -117,10 +117,8 @@ class SlotAttention(nn.Module):
         """Slots to start from, [2, B, K, D]: fresh noise per sample while training, else the recorded one."""
         mu, sigma = self.slots_mu[:, None, None], self.slots_logsigma.exp()[:, None, None]
         if self.training:
-            noise = torch.randn(MODALITIES, batch, *self.noise.shape[1:], dtype=mu.dtype, device=mu.device)
-        else:
-            noise = self.noise[:, None].expand(-1, batch, -1, -1)
-        return mu + sigma * noise
+            return mu + sigma * torch.randn(MODALITIES, batch, *self.noise.shape[1:], dtype=mu.dtype, device=mu.device)
+        return (mu + sigma * self.noise[:, None]).expand(-1, batch, -1, -1)
 
     def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
         return slot_attention(

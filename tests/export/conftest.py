@@ -1,0 +1,61 @@
+"""Exported bundles of the small runs, each made once however many processes run the tests."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder that all processes of this test run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoints, shared_folder):
+    """Function: the exported fp32 bundle of a small run. Not to be changed: copy it."""
+    from img_deploy.export.bundle_from_checkpoint import bundle_from_checkpoint
+
+    def folder_of(run: str) -> Path:
+        folder, lock = shared_folder / f"exported_{run}", shared_folder / f"exporting_{run}"
+        while not folder.exists():
+            try:
+                lock.mkdir()
+            except FileExistsError:
+                time.sleep(0.2)  # another process makes it
+                continue
+            try:
+                if not folder.exists():
+                    bundle_from_checkpoint(checkpoints[run], folder)
+            finally:
+                lock.rmdir()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def session_of():
+    """Function: an ONNX Runtime session on one thread, from a path or from bytes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+
+    def make(model):
+        model = str(model) if isinstance(model, Path) else model
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def run(feeds):
+            names = [output.name for output in session.get_outputs()]
+            wanted = {node.name: np.ascontiguousarray(feeds[node.name]) for node in session.get_inputs()}
+            return dict(zip(names, session.run(names, wanted), strict=True))
+
+        return run
+
+    return make
