@@ -18,6 +18,11 @@ MIN_ROUNDS = 5
 """Rounds that are measured even where they take longer than the time given."""
 
 
+SETTLE_S = 0.01
+"""Pause before every timed piece of work: the worker threads of the version before it spin for some milliseconds
+after their last task, on cores that the next version needs."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """Samples of one quantity. Percentiles are interpolated linearly between neighbouring samples."""
@@ -143,6 +148,7 @@ def interleaved(
         for number in effort.rounds():
             first = number % len(names)
             for name in names[first:] + names[:first]:
+                time.sleep(SETTLE_S)
                 times[name].append(dict(runs[name](number % inputs)))
             on_round()
     return times
