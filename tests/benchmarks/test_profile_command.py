@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -114,3 +116,11 @@ def test_a_busy_machine_is_noted():
     assert "busy before the run (load 3.5 on 2 cores)" in busy.notes()[0]
     where["machine"]["load"] = 0.2
     assert busy.notes() == []
+
+
+def test_help_and_wrong_options_do_not_wait_for_frameworks():
+    """`img-deploy profile --help` would take seconds."""
+    absent = ("torch", "onnx", "onnxruntime", "matplotlib", "scipy")
+    code = f"import sys, img_deploy.benchmarks.profile; print([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
