@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: demo test lint format clean
+TRT_BINDINGS := 10.15.1.29 10.16.1.11 11.4.0.106
+
+.PHONY: demo test lint format clean trt-bindings
 
 demo: $(STAMP)
 	$(BIN)/python -m img_deploy.benchmarks.demo --out demo
 
-test: $(STAMP) lint
+test: $(STAMP) lint trt-bindings
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
@@ -28,5 +30,12 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install -q --no-deps triton==3.6.0
 	touch $@
 
+# TensorRT's Python bindings without TensorRT, to check names and signatures against; tests skip without them.
+trt-bindings: $(TRT_BINDINGS:%=.trt/%/.ready)
+
+.trt/%/.ready: | $(STAMP)
+	@$(BIN)/pip install -q --no-deps --target .trt/$* tensorrt-cu13-bindings==$* && touch $@ \
+	  || echo "TensorRT $* bindings not to be had: the tests that need them will be skipped"
+
 clean:
-	rm -rf .venv .typecheck build demo
+	rm -rf .venv .typecheck .trt build demo

@@ -79,8 +79,9 @@ def launch(node: str, axes: dict[str, list[int | str]], storage: str) -> dict[st
         plain = [each.desc for each in tensors]
         kernel = made.get_kernel(plain[: len(axes)], plain[len(axes) :])
         assert kernel == (launches[-1].pop("name"), b"ptx"), kernel
+    numbers = [[evaluated(tree, SIZES) for tree in shape] for shape in shapes]
     return {
-        "outputs": [[each.name, [evaluated(tree, SIZES) for tree in shape]] for each, shape in zip(outputs, shapes)],
+        "outputs": [[dtype.name, shape] for dtype, shape in zip(outputs, numbers, strict=True)],
         "launches": launches,
     }
 
