@@ -22,7 +22,9 @@ from img_deploy.runtime.engine import Engine, load_bundle
 from img_deploy.text.vocabulary import EncodedWords, Vocabulary
 
 TORCH_TOLERANCE = 3e-5
+TOLERANCE = {"torch": TORCH_TOLERANCE, "onnxruntime": 1e-4}
 RUNS = ("tiny_glove", "tiny_vlm")
+ENGINES = (("torch", "tiny_glove"), ("torch", "tiny_vlm"), ("onnxruntime", "tiny_glove"))
 
 
 @dataclasses.dataclass
@@ -63,6 +65,19 @@ def engines(bundles):
     return {name: load_bundle(bundles[name], "torch", threads=1) for name in RUNS}
 
 
+@pytest.fixture(scope="module")
+def engine_of(engines, exported):
+    """Function: the engine of a backend and a small run."""
+    made = {("torch", name): engine for name, engine in engines.items()}
+
+    def get(backend, name):
+        if (backend, name) not in made:
+            made[backend, name] = load_bundle(exported(name), backend, threads=2)
+        return made[backend, name]
+
+    return get
+
+
 def recording(engine):
     recorder = Recorder(engine.choice.backend)
     return Engine(engine.bundle, engine.rules, Choice(recorder, "a test")), recorder
@@ -87,15 +102,12 @@ samples = st.lists(
 )
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(("backend", "name"), ENGINES)
 @given(drawn=samples, batch_size=st.integers(1, 4))
 @settings(max_examples=8, deadline=None)
-def test_company_changes_no_answer(engines, name, drawn, batch_size):
+def test_company_changes_no_answer(engine_of, backend, name, drawn, batch_size):
     """A video's answer would depend on which other videos and queries are asked in the same call."""
-    check_company(engines[name], TORCH_TOLERANCE, drawn, batch_size)
-
-
-def check_company(engine, tolerance, drawn, batch_size):
+    engine, tolerance = engine_of(backend, name), TOLERANCE[backend]
     videos = [draw_video(engine, clips, sound, seed) for clips, sound, _, seed in drawn]
     texts = [draw_query(engine, words, seed) for _, _, words, seed in drawn]
     together, recorded = recording(engine)
@@ -225,10 +237,30 @@ def test_wider_vocabulary(engines):
     np.testing.assert_array_equal(wide.encode_query("w001").visual_words, engine.encode_query("w001").visual_words)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_threads_give_the_same_answers(engines, name):
+@given(drawn=samples)
+@settings(max_examples=8, deadline=None)
+def test_backends_agree(engine_of, drawn):
+    """The exported graphs would answer otherwise than the network they were made from."""
+    engines = [engine_of(backend, "tiny_glove") for backend in ("torch", "onnxruntime")]
+    answers, logits = [], []
+    for engine in engines:
+        recorded, recorder = recording(engine)
+        videos = [draw_video(engine, clips, sound, seed) for clips, sound, _, seed in drawn]
+        encoded = recorded.encode_video([v for v, _ in videos], [a for _, a in videos])
+        queries = recorded.encode_query([draw_query(engine, words, seed) for _, _, words, seed in drawn])
+        answers.append(recorded.ground(encoded, queries))
+        logits.append([recorder.of(video, query) for video, query in zip(encoded, queries, strict=True)])
+    for mine, other, my_logits, other_logits in zip(*answers, *logits, strict=True):
+        np.testing.assert_allclose(my_logits, other_logits, atol=1e-4, rtol=0)
+        assert mine.head == other.head
+        assert mine.importance == pytest.approx(other.importance, abs=1e-4)
+        same_span(mine.best.span, other.best.span, other_logits, 1e-4)
+
+
+@pytest.mark.parametrize(("backend", "name"), ENGINES)
+def test_threads_give_the_same_answers(engine_of, backend, name):
     """A product that serves from several threads would mix up their answers."""
-    engine = engines[name]
+    engine = engine_of(backend, name)
     tasks = [
         (draw_video(engine, 3 + seed, seed % 3 > 0, seed), draw_query(engine, 2 + seed, seed)) for seed in range(6)
     ]
