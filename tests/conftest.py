@@ -38,7 +38,7 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(checkpoints, shared_folder):
-    """Function: the exported fp32 bundle of a small run, made once however many processes test. Copy it to change it."""
+    """Function: the exported fp32 bundle of a small run, made once for all processes. Copy it to change it."""
     from img_deploy.export.bundle_from_checkpoint import bundle_from_checkpoint
 
     def folder_of(run: str) -> Path:
