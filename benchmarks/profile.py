@@ -11,7 +11,7 @@ from img_deploy.benchmarks.contenders import STAGES, Lineup, open_contenders
 from img_deploy.benchmarks.environment import environment, headline
 from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
 from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
-from img_deploy.benchmarks.timing import Effort, Ratio
+from img_deploy.benchmarks.timing import Effort, Ratio, Summary
 from img_deploy.benchmarks.workload import Drawn, FromFolder, Workload
 from img_deploy.errors import InputError
 from img_deploy.runtime.bundle import Bundle
@@ -82,40 +82,51 @@ class Profile:
         ]
         return notes
 
-    def case_columns(self) -> Columns:
-        """The table of latencies, by heading."""
-        cases = self.cases
-        return {
-            "backend": [case.backend for case in cases],
-            "batch": [str(case.batch) for case in cases],
-            "clips": [str(case.clips) for case in cases],
-            "p50 ms": [ms(case.latency.p50) for case in cases],
-            "p90 ms": [ms(case.latency.p90) for case in cases],
-            "p99 ms": [ms(case.latency.p99) for case in cases],
-            "pairs/s": [f"{case.pairs_per_second:.1f}" for case in cases],
-            "vs eager": [_ratio(case.ratio) for case in cases],
-            "asked p50": [ms(case.asked.p50) for case in cases],
-            "asked vs eager": [_ratio(case.asked_ratio) for case in cases],
-            "rounds": [str(case.latency.count) for case in cases],
-        }
+    def latency_columns(self) -> Columns:
+        """The table of latencies, by heading; milliseconds."""
+        return self._columns([(case.latency, case.ratio) for case in self.cases])
+
+    def asked_columns(self) -> Columns:
+        """The table of further queries on videos that are encoded already; milliseconds."""
+        return self._columns([(case.asked, case.asked_ratio) for case in self.cases])
 
     def stage_columns(self) -> Columns:
         """The table of stages, medians in milliseconds."""
-        names = (READ, *STAGES)
-        columns = {
-            "backend": [case.backend for case in self.cases],
+        stages = {
+            name.removeprefix("encode_"): [ms(case.stages[name]) for case in self.cases] for name in (READ, *STAGES)
+        }
+        return self._case_names() | stages
+
+    def _columns(self, times: Sequence[tuple[Summary, Ratio | None]]) -> Columns:
+        return self._case_names() | {
+            "p50": [ms(summary.p50) for summary, _ in times],
+            "p90": [ms(summary.p90) for summary, _ in times],
+            "p99": [ms(summary.p99) for summary, _ in times],
+            "pairs/s": [
+                f"{1000 * case.batch / summary.p50:.1f}" for case, (summary, _) in zip(self.cases, times, strict=True)
+            ],
+            "speedup": [_ratio(ratio) for _, ratio in times],
+            "n": [str(summary.count) for summary, _ in times],
+        }
+
+    def _short(self, label: str) -> str:
+        """A backend's label, without the device where there is one device alone."""
+        devices = {case.backend.partition(":")[2] for case in self.cases}
+        return label.removesuffix(f":{min(devices)}") if len(devices) == 1 else label
+
+    def _case_names(self) -> Columns:
+        return {
+            "backend": [self._short(case.backend) for case in self.cases],
             "batch": [str(case.batch) for case in self.cases],
             "clips": [str(case.clips) for case in self.cases],
         }
-        stages = {name.replace("_", " "): [ms(case.stages[name]) for case in self.cases] for name in names}
-        return columns | stages
 
     def start_columns(self) -> Columns:
         """The table of starts, medians in milliseconds."""
-        columns = {"backend": [start.backend for start in self.starts]}
+        columns = {"backend": [self._short(start.backend) for start in self.starts]}
         for name in (*COLD, "total"):
-            columns[f"cold {name.replace('_', ' ')}"] = [ms(start.cold[name]) for start in self.starts]
-        columns["warm total"] = [ms(start.warm["total"]) for start in self.starts]
+            columns[name.replace("_", " ")] = [ms(start.cold[name]) for start in self.starts]
+        columns["warm"] = [ms(start.warm["total"]) for start in self.starts]
         return columns
 
 

@@ -70,8 +70,7 @@ def profile(
 ) -> None:
     """Time every backend from features and a sentence to the moment, beside eager PyTorch in the same rounds.
 
-    Latency is that of a whole batch. "asked" is a further query on videos that are encoded already. "vs eager" is the
-    median, over rounds, of eager PyTorch's time over the backend's.
+    Times are those of a whole batch. "speedup" is the median, over rounds, of eager PyTorch's time over the backend's.
     """
     from img_deploy.benchmarks.profile import Effort, Grid, ProfileOptions
 
@@ -127,17 +126,17 @@ def _print(result: "Profile") -> None:
     from img_deploy.cli.tables import print_table
 
     print(f"{result.bundle} on {result.headline()}")
-    print(f"inputs: {result.inputs}, {result.words} words per query; milliseconds, medians where not said")
-    print()
-    latencies = result.case_columns()
-    print_table(latencies, set(latencies) - TEXTS, title="latency of a batch")
-    print()
-    stages = result.stage_columns()
-    print_table(stages, set(stages) - TEXTS, title="stages")
-    if result.starts:
-        print()
-        starts = result.start_columns()
-        print_table(starts, set(starts) - TEXTS, title="start to first answer")
+    print(f"inputs: {result.inputs}, {result.words} words per query")
+    tables = {
+        "from features and a sentence to the moment, ms per batch (n rounds)": result.latency_columns(),
+        "a further query on videos encoded before, ms per batch": result.asked_columns(),
+        "stages, median ms per batch": result.stage_columns(),
+        "from nothing to the first answer, median ms": result.start_columns(),
+    }
+    for title, columns in tables.items():
+        if columns["backend"]:
+            print()
+            print_table(columns, set(columns) - TEXTS, title=title)
     sys.stdout.flush()
     for note in result.notes():
         print(f"note: {note}", file=sys.stderr)
@@ -153,13 +152,15 @@ def _progress() -> Iterator[Callable[[str, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Drawn at each step alone: a thread that redraws would take time from what is measured.
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("opening the backends", total=None)
         begun = 0
 
         def on_step(name: str, total: int) -> None:
             nonlocal begun
             bar.update(task, description=name, total=total, completed=begun)
+            bar.refresh()
             begun += 1
 
         yield on_step

@@ -30,7 +30,7 @@ def test_quick_writes_tables_json_and_a_picture(profile, tmp_path):
     """The command as its users first run it would fail, or leave out a table."""
     code, out, err = profile("--quick", "--repeats", 2, "--json", tmp_path / "p.json", "--plot", tmp_path / "p.png")
     assert code == 0
-    for heading in ("latency of a batch", "stages", "start to first answer"):
+    for heading in ("to the moment", "a further query", "stages", "from nothing to the first answer"):
         assert heading in out
     assert "onnxruntime:cpu was left out: the bundle has no fp32 ONNX graphs" in err
     report = json.loads((tmp_path / "p.json").read_text())
