@@ -1,12 +1,17 @@
 """Small differentiable pieces that the references share. Statistics and softmax are float32 whatever the storage."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.depthwise_gradient import DepthwiseFunction
+
 LAYER_NORM_EPS = 1e-6
 MASKED = -1e30
 """Added to a masked logit (float32): finite, so a row with nothing left gives a uniform softmax and no NaN."""
+
+_MANY_DRAWS = 8192
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
@@ -45,6 +50,8 @@ def gate(visual: Tensor, audio: Tensor, importance: Tensor, weight: Tensor, bias
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution along clips, same zero padding: ``x`` [B, L, D], ``weight`` [D, K], ``bias`` [D]."""
+    if x.device.type == "cpu" and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return DepthwiseFunction.apply(x, weight, bias)
     kernel = weight.shape[-1]
     out = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=kernel // 2, groups=weight.shape[0])
     return out.transpose(1, 2)
@@ -56,8 +63,18 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    # PyTorch's CPU Bernoulli costs a serial 64-bit draw per element; one draw is enough for four.
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     drop = round(p * 65536)
-    keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= drop - 32768
-    return x * (keep.to(x.dtype) * (65536 / (65536 - drop)))
+    keep = _draw_int16(x.numel()).view(x.shape).ge_(drop - 32768)  # 0 or 1; a bool array is slow to make and to use
+    return x * keep.to(x.dtype).mul_(65536 / (65536 - drop))
+
+
+def _draw_int16(count: int) -> Tensor:
+    """Uniform draws, [count] int16: PyTorch's CPU Bernoulli takes a serial 64-bit draw for each."""
+    words = (count + 3) // 4
+    if words < _MANY_DRAWS:
+        draws = torch.empty(words, dtype=torch.int64).random_(-(2**63), None)
+    else:
+        # PyTorch's generator seeds a faster one.
+        seed = torch.empty((), dtype=torch.int64).random_().item()
+        draws = torch.from_numpy(np.random.SFC64(int(seed)).random_raw(words).view(np.int64))
+    return draws.view(torch.int16)[:count]

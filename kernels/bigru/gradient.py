@@ -1,7 +1,8 @@
-"""The GRU's loop over time with a hand-written backward, for training.
+"""The GRU layer with a hand-written backward, for training.
 
-Autograd over the plain loop records some twenty small operations per step. Here a step is eight forward and four
+Autograd over the plain loop records some twenty small operations per step. Here a step is seven forward and four
 backward: what a gate's gradient owes to the state's is linear, so its factors are computed for all steps at once.
+Groups (stack and direction) come before time, so that a layer's output is the next one's input without a copy.
 """
 
 from typing import Any
@@ -9,46 +10,76 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from img_deploy.kernels.bigru import reference
-
 
 def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Same as :func:`img_deploy.kernels.bigru.reference.bigru`, faster to differentiate."""
-    return reference.bigru(x, lengths, weight_ih, weight_hh, bias_ih, bias_hh, recurrence=RecurrenceFunction.apply)
+    stacks, batch, length, width = x.shape
+    hidden = weight_hh.shape[-1]
+    forward = x.transpose(1, 2)  # [S, L, B, I]
+    both = torch.stack([forward, forward.flip(1)], dim=1).view(2 * stacks, length * batch, width)
+    gates = torch.baddbmm(
+        bias_ih.flatten(0, 1)[:, None], both, weight_ih.flatten(0, 1).transpose(1, 2).to(x.dtype)
+    )  # [2S, L*B, 3H]
+    real = torch.arange(length, device=x.device)[:, None] < lengths  # [L, B]
+    keep = torch.stack([real, real.flip(0)]).repeat(stacks, 1, 1)[..., None]  # [2S, L, B, 1]
+    states = RecurrenceFunction.apply(
+        gates.view(2 * stacks, length, batch, 3 * hidden), keep, weight_hh.flatten(0, 1), bias_hh.flatten(0, 1)
+    )
+    out = states.view(stacks, 2, length, batch, hidden)
+    return torch.cat([out[:, 0], out[:, 1].flip(1)], dim=-1).to(x.dtype).transpose(1, 2)
 
 
 class RecurrenceFunction(torch.autograd.Function):
-    """:func:`img_deploy.kernels.bigru.reference.recur` with its gradient; once differentiable."""
+    """The loop over time of G independent GRUs with its gradient; once differentiable.
+
+    ``gates`` [G, L, B, 3H], ``keep`` [G, L, B, 1] bool, ``weight_hh`` [G, 3H, H], ``bias_hh`` [G, 3H]: as in
+    :func:`img_deploy.kernels.bigru.reference.recur`, but for the groups coming first. Returns the states
+    [G, L, B, H].
+    """
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, keep: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
         wide = torch.promote_types(gates.dtype, torch.float32)
         gates_in, mask = gates.to(wide), keep.to(wide)
-        length, groups, batch, _ = gates.shape
+        groups, length, batch, _ = gates.shape
         hidden = weight_hh.shape[-1]
         weight, bias = weight_hh.to(wide).transpose(1, 2), bias_hh.to(wide)[:, None]
-        states = gates_in.new_zeros(length + 1, groups, batch, hidden)
-        reset_update = gates_in.new_empty(length, groups, batch, 2 * hidden)
-        candidate = gates_in.new_empty(length, groups, batch, hidden)
-        recalled = torch.empty_like(candidate)
-        for step in range(length):
-            product = torch.baddbmm(bias, states[step], weight)
-            now = reset_update[step]
-            torch.add(gates_in[step, ..., : 2 * hidden], product[..., : 2 * hidden], out=now).sigmoid_()
-            recalled[step] = product[..., 2 * hidden :]
-            torch.addcmul(gates_in[step, ..., 2 * hidden :], now[..., :hidden], recalled[step], out=candidate[step])
-            candidate[step].tanh_()
-            torch.lerp(candidate[step], states[step], now[..., hidden:], out=states[step + 1]).mul_(mask[step])
-        ctx.save_for_backward(mask, weight_hh, states, reset_update, candidate, recalled)
+        states = gates_in.new_zeros(groups, length + 1, batch, hidden)
+        product = torch.empty_like(gates_in)
+        reset_update = gates_in.new_empty(groups, length, batch, 2 * hidden)
+        candidate = gates_in.new_empty(groups, length, batch, hidden)
+        # Views of every step, made at once: selecting them one by one would cost as much as the arithmetic.
+        at = states.unbind(1)
+        steps = zip(
+            product.unbind(1),
+            product[..., : 2 * hidden].unbind(1),
+            product[..., 2 * hidden :].unbind(1),
+            gates_in[..., : 2 * hidden].unbind(1),
+            gates_in[..., 2 * hidden :].unbind(1),
+            reset_update.unbind(1),
+            reset_update[..., :hidden].unbind(1),
+            reset_update[..., hidden:].unbind(1),
+            candidate.unbind(1),
+            mask.unbind(1),
+            at,
+            at[1:],
+            strict=False,
+        )
+        for whole, gated, recalled, gates_ru, gates_n, both, reset, update, new, real, before, after in steps:
+            torch.baddbmm(bias, before, weight, out=whole)
+            torch.add(gates_ru, gated, out=both).sigmoid_()
+            torch.addcmul(gates_n, reset, recalled, out=new).tanh_()
+            torch.lerp(new, before, update, out=after).mul_(real)
+        ctx.save_for_backward(mask, weight_hh, states, reset_update, candidate, product[..., 2 * hidden :])
         ctx.dtypes = gates.dtype, bias_hh.dtype
-        return states[1:].clone()
+        return states[:, 1:].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         mask, weight_hh, states, reset_update, candidate, recalled = ctx.saved_tensors
         reset, update = reset_update.chunk(2, dim=-1)
-        before = states[:-1]
+        before = states[:, :-1]
         through = (1 - update) * (1 - candidate * candidate) * mask  # d(tanh's argument) / d(state)
         factors = torch.stack(
             [
@@ -57,18 +88,28 @@ class RecurrenceFunction(torch.autograd.Function):
                 through * reset,
             ],
             dim=-2,
-        )  # [L, G, B, 3, H]
+        )  # [G, L, B, 3, H]
         stay = update * mask
         weight = weight_hh.to(states.dtype)
         inner = torch.empty_like(factors)  # gradient of the recurrent product
         total = torch.empty_like(candidate)  # gradient of each state
-        carry = torch.zeros_like(candidate[0])
-        for step in range(len(grad) - 1, -1, -1):
-            torch.add(grad[step], carry, out=total[step])
-            torch.mul(factors[step], total[step].unsqueeze(-2), out=inner[step])
-            carry = torch.baddbmm(stay[step] * total[step], inner[step].flatten(-2), weight)
+        carry = torch.zeros_like(candidate[:, 0])
+        steps = zip(
+            grad.unbind(1),
+            total.unbind(1),
+            total.unsqueeze(-2).unbind(1),
+            factors.unbind(1),
+            inner.unbind(1),
+            inner.flatten(-2).unbind(1),
+            stay.unbind(1),
+            strict=True,
+        )
+        for upstream, state, state_wide, factor, gate, gate_flat, kept in reversed(list(steps)):
+            torch.add(upstream, carry, out=state)
+            torch.mul(factor, state_wide, out=gate)
+            carry = torch.baddbmm(kept * state, gate_flat, weight)
         outer = torch.cat([inner[..., :2, :].flatten(-2), through * total], dim=-1)  # gradient of gates
-        flat = inner.flatten(-2).transpose(0, 1).flatten(1, 2)  # [G, L*B, 3H]
-        grad_weight = flat.transpose(1, 2) @ before.transpose(0, 1).flatten(1, 2)
+        flat = inner.flatten(-2).flatten(1, 2)  # [G, L*B, 3H]
+        grad_weight = flat.transpose(1, 2) @ before.flatten(1, 2)
         gates_dtype, bias_dtype = ctx.dtypes
         return outer.to(gates_dtype), None, grad_weight.to(weight_hh.dtype), flat.sum(1).to(bias_dtype)
