@@ -103,7 +103,7 @@ def attention_block_kernel(
     store_rows(out_ptr + sample * clips * DIM, out, rows, 0, clips, channel, real, DIM)
 
 
-def _shapes(batch: int, clips: int, context_clips: int, dim: int) -> Shapes:
+def shapes(batch: int, clips: int, context_clips: int, dim: int) -> Shapes:
     return {
         "x": (batch, clips, dim),
         "context": (batch, context_clips, dim),
@@ -141,7 +141,7 @@ def attention_block(*arguments: Tensor | int | None) -> Tensor:
     x, context, _, _, _, norm_weight, norm_bias = inputs[:7]
     batch, clips, dim = x.shape
     context_clips = clips if context is None else context.shape[1]
-    check_inputs("attention_block", _shapes(batch, clips, context_clips, dim), inputs)
+    check_inputs("attention_block", shapes(batch, clips, context_clips, dim), inputs)
     if dim % heads:
         raise ValueError(f"attention_block: heads: got {heads}, expected a divisor of {dim} channels")
     if len({tensor is None for tensor in (context, norm_weight, norm_bias)}) == 2:
@@ -179,4 +179,4 @@ AOT_CASES = tuple(
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips that attend to 128."""
-    return calls_of(lambda batch: _shapes(batch, 128, 128, 128), partial(_launch, heads=8), KEYS=(16, 32, 64))
+    return calls_of(lambda batch: shapes(batch, 128, 128, 128), partial(_launch, heads=8), KEYS=(16, 32, 64))

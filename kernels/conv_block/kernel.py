@@ -68,7 +68,7 @@ def conv_block_kernel(
     store_rows(out_ptr + sample * clips * DIM, x, rows, first, tl.minimum(end, clips), channel, real, DIM)
 
 
-def _shapes(batch: int, clips: int, dim: int, layers: int, taps: int) -> Shapes:
+def shapes(batch: int, clips: int, dim: int, layers: int, taps: int) -> Shapes:
     return {
         "x": (batch, clips, dim),
         "mask": (batch, clips),
@@ -89,7 +89,7 @@ def conv_block(*inputs: Tensor) -> Tensor:
     depthwise = inputs[4]
     if depthwise.shape[-1] % 2 == 0:
         raise ValueError(f"conv_block: depthwise_weight: got {depthwise.shape[-1]} taps, expected an odd number")
-    check_inputs("conv_block", _shapes(*inputs[0].shape, len(depthwise), depthwise.shape[-1]), inputs)
+    check_inputs("conv_block", shapes(*inputs[0].shape, len(depthwise), depthwise.shape[-1]), inputs)
     out = torch.empty_like(inputs[0])
     if out.numel():
         _launch(inputs, out, config_for("conv_block", crowd(len(out)), out.dtype, out.device))
@@ -128,4 +128,4 @@ AOT_CASES = tuple(
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips, four layers."""
-    return calls_of(lambda batch: _shapes(batch, 128, 128, 4, 7), _launch)
+    return calls_of(lambda batch: shapes(batch, 128, 128, 4, 7), _launch)

@@ -89,7 +89,7 @@ def global_fusion_kernel(
     store_rows(out_ptr + base, out, rows, 0, clips, channel, real, DIM)
 
 
-def _shapes(batch: int, clips: int, dim: int) -> Shapes:
+def shapes(batch: int, clips: int, dim: int) -> Shapes:
     return {
         "visual": (batch, clips, dim),
         "audio": (batch, clips, dim),
@@ -109,7 +109,7 @@ def global_fusion(*inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
     """
-    check_inputs("global_fusion", _shapes(*inputs[0].shape), inputs)
+    check_inputs("global_fusion", shapes(*inputs[0].shape), inputs)
     out = torch.empty_like(inputs[0])
     if out.numel():
         _launch(inputs, out, config_for("global_fusion", crowd(len(out)), out.dtype, out.device))
@@ -140,4 +140,4 @@ AOT_CASES = tuple(
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips."""
-    return calls_of(lambda batch: _shapes(batch, 128, 128), _launch, POOL=(32, 64))
+    return calls_of(lambda batch: shapes(batch, 128, 128), _launch, POOL=(32, 64))

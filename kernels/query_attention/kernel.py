@@ -151,7 +151,7 @@ def query_attention_kernel(
     store_rows(out_ptr + sample * clips * DIM, out, rows, 0, clips, channel, real, DIM)
 
 
-def _shapes(batch: int, clips: int, words: int, dim: int) -> Shapes:
+def shapes(batch: int, clips: int, words: int, dim: int) -> Shapes:
     return {
         "clips": (batch, clips, dim),
         "words": (batch, words, dim),
@@ -177,7 +177,7 @@ def query_attention(*inputs: Tensor) -> Tensor:
     batch, clips, dim = inputs[0].shape
     if not inputs[1].shape[1]:
         raise ValueError("query_attention: words: got none, expected at least 1 (its mask may be False)")
-    check_inputs("query_attention", _shapes(batch, clips, inputs[1].shape[1], dim), inputs)
+    check_inputs("query_attention", shapes(batch, clips, inputs[1].shape[1], dim), inputs)
     out = torch.empty_like(inputs[0])
     if out.numel():
         _launch(inputs, out, config_for("query_attention", crowd(len(out)), out.dtype, out.device))
@@ -208,4 +208,4 @@ AOT_CASES = tuple(
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips and 16 words."""
-    return calls_of(lambda batch: _shapes(batch, 128, 16, 128), _launch, CLIPS=(16, 32, 64), WORDS=(16, 32))
+    return calls_of(lambda batch: shapes(batch, 128, 16, 128), _launch, CLIPS=(16, 32, 64), WORDS=(16, 32))

@@ -125,6 +125,31 @@ def ragged_mask(device: torch.device) -> Callable[..., Tensor]:
 
 
 @pytest.fixture
+def draw_inputs(draw: Callable[..., Tensor], ragged_mask: Callable[..., Tensor]) -> Callable[..., list[Tensor]]:
+    """``draw_inputs(shapes, dtype, lengths)``: an op's tensors by name, as a trained network has them.
+
+    LayerNorm weights near 1, other weights such that a product keeps its input's size, ``importance`` in 0..1 and
+    float32. ``lengths`` of the masks: one list for all, or mask name -> list.
+    """
+
+    def inputs(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, lengths: object) -> list[Tensor]:
+        drawn = []
+        for name, shape in shapes.items():
+            if name.endswith("mask"):
+                drawn.append(ragged_mask(lengths[name] if isinstance(lengths, dict) else lengths, shape[1]))
+            elif name == "importance":
+                drawn.append(torch.sigmoid(draw(*shape, dtype=torch.float32)))
+            elif name.startswith("norm") and name.endswith("weight"):
+                drawn.append((1 + draw(*shape, dtype=torch.float32, scale=0.2)).to(dtype))
+            else:
+                scale = shape[-1] ** -0.5 if name.endswith("weight") else 0.3 if name.endswith("bias") else 1.0
+                drawn.append(draw(*shape, dtype=dtype, scale=scale))
+        return drawn
+
+    return inputs
+
+
+@pytest.fixture
 def check_close() -> Callable[..., None]:
     """``check_close(got, expected, tolerance, what)``; NaN anywhere fails, and the message gives the worst element."""
 

@@ -1,0 +1,62 @@
+"""Stack of convolutions against the float64 reference."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from img_deploy.kernels.conv_block import kernel, reference
+from img_deploy.kernels.conv_block.tolerances import TOLERANCES
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# L, D, layers, taps, dtype, variant; from 33 and 65 clips on, a sample takes several programs that share neighbours
+CASES = [
+    (1, 128, 2, 7, "fp32", "few"),
+    (2, 32, 4, 7, "fp16", "few"),
+    (3, 128, 4, 7, "bf16", "many"),
+    (7, 32, 2, 7, "fp32", "many"),
+    (16, 128, 2, 7, "fp16", "many"),
+    (31, 32, 4, 7, "bf16", "few"),
+    (32, 32, 4, 7, "fp32", "few"),
+    (33, 32, 4, 7, "fp32", "few"),
+    (64, 32, 2, 7, "fp16", "few"),
+    (64, 128, 4, 7, "bf16", "many"),
+    (65, 32, 2, 7, "fp32", "many"),
+    (127, 32, 2, 7, "bf16", "few"),
+    (127, 128, 4, 7, "fp32", "few"),
+    (128, 32, 4, 7, "fp32", "many"),
+    (128, 128, 2, 7, "fp16", "few"),
+    (40, 48, 2, 7, "fp32", "few"),
+    (20, 48, 3, 5, "fp16", "many"),
+    (90, 32, 6, 7, "fp32", "few"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "L{}-D{}-n{}-K{}-{}-{}".format(*case))
+def test_stack(
+    case: tuple, draw_inputs: Callable, in_float64: Callable, check_close: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer, a tap, the mask or the neighbours at the seam between two programs go wrong."""
+    length, dim, layers, taps, dtype, variant = case
+    monkeypatch.setattr(kernel, "crowd", lambda _: variant)
+    own = [length, max(1, length // 2), 0] if length < 100 else [length, length // 2]
+    inputs = draw_inputs(kernel.shapes(len(own), length, dim, layers, taps), DTYPES[dtype], own)
+    got = kernel.conv_block(*inputs)
+    assert got.dtype == DTYPES[dtype]
+    check_close(got, in_float64(reference.conv_block, *inputs), TOLERANCES["triton"][dtype], str(case))
+
+
+def test_hole_in_the_mask(draw_inputs: Callable, in_float64: Callable, check_close: Callable) -> None:
+    """A masked clip between real ones is convolved with, although the LayerNorm's bias makes it anything but zero."""
+    inputs = draw_inputs(kernel.shapes(1, 50, 32, 2, 7), torch.float32, [50])
+    inputs[1][:, 20:23] = False
+    got = kernel.conv_block(*inputs)
+    check_close(got, in_float64(reference.conv_block, *inputs), TOLERANCES["triton"]["fp32"], "hole")
+
+
+def test_refuses_even_taps(draw_inputs: Callable) -> None:
+    """An even number of taps has no centre: the kernel would shift every clip by half a step."""
+    inputs = draw_inputs(kernel.shapes(1, 9, 32, 2, 6), torch.float32, [9])
+    with pytest.raises(ValueError, match="got 6 taps, expected an odd number"):
+        kernel.conv_block(*inputs)
