@@ -80,7 +80,7 @@ def answer(request: "Request", output: Output, strict: bool = False, quiet: bool
 def _write_answers(session: "Session", output: Output, reporter: Reporter) -> None:
     total, begin = len(session.plan), time.perf_counter()
     with output.writer(session) as writer, reporter:
-        reporter.begin(total)
+        reporter.begin(total, len(writer.done))
         for answers in session.answers(writer.done, reporter):
             writer.write(answers)
         if not writer.rows:

@@ -46,12 +46,12 @@ class Reporter(Listener):
             self._queries_with_unknown += 1
             self._unknown.update(dict.fromkeys(query.unknown))
 
-    def begin(self, pairs: int) -> None:
-        """So many pairs are to be answered."""
+    def begin(self, pairs: int, done: int) -> None:
+        """So many pairs are to be answered, of which an earlier run has answered some."""
         if self._progress is not None:
-            self._task = self._progress.add_task("answering", total=pairs, unit="pairs")
+            self._task = self._progress.add_task("answering", total=pairs, completed=done, unit="pairs")
 
-    def settled(self, pairs: int) -> None:
+    def settled(self, pairs: float) -> None:
         if self._progress is not None:
             self._progress.advance(self._task, pairs)
 

@@ -4,6 +4,7 @@ Each video is read and encoded once, however many questions it gets; a folder of
 What cannot be read or asked is told and left out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,8 +21,8 @@ from img_deploy.runtime.spans import DEFAULT_NMS
 
 WINDOW = 16
 """Batches of videos per window: enough to find similar lengths, few enough to hold."""
-CHUNK = 64
-"""Batches of pairs whose answers are held at a time."""
+CHUNK = 16
+"""Batches of pairs whose answers are held before they are given out."""
 
 Seconds = Callable[[str, int], float | None]
 """Duration of a video by its id and its clips before down-sampling; None where it is not known."""
@@ -47,8 +48,8 @@ class Listener:
     def unknown(self, query: PreparedQuery) -> None:
         """A query holds words that the vocabulary does not know."""
 
-    def settled(self, pairs: int) -> None:
-        """So many more pairs are answered, left out, or were answered before."""
+    def settled(self, pairs: float) -> None:
+        """So many more pairs are answered or left out; half of a pair's work is its video's."""
 
 
 def ask(
@@ -71,13 +72,7 @@ def ask(
     run = _Run(engine, folder, plan, seconds, options or AskOptions(), done, listener or Listener())
     size = WINDOW * run.options.batch_size
     for first in range(0, len(plan.videos), size):
-        vids = plan.videos[first : first + size]
-        left = sum(len(plan.questions(vid)) for vid in vids)
-        for answers, pairs in run.window(vids):
-            yield answers
-            run.listener.settled(pairs)
-            left -= pairs
-        run.listener.settled(left)
+        yield from run.window(plan.videos[first : first + size])
 
 
 class _Run:
@@ -95,22 +90,35 @@ class _Run:
         self.options, self.done, self.listener = options, done, listener
         self._prepared: dict[Question, PreparedQuery | None] = {}  # None: cannot be asked
         self._queries: dict[Question, EncodedQuery] = {}
+        self._left = 0.0  # pairs of this window that are not settled
 
-    def window(self, vids: Sequence[str]) -> Iterator[tuple[list[Answer], int]]:
-        """Answers of some videos, and how many pairs each lot settles (those done before included)."""
-        self._prepare(vids)
-        pairs = [(vid, q) for vid in vids for q in self.plan.questions(vid) if self._prepared[q] is not None]
-        missing = [vid for vid, q in pairs if (vid, q.qid, q.query) not in self.done]
-        if not missing:
-            return
-        # Where an earlier run left out what still cannot be read, its work is not repeated.
-        if len(missing) < len(pairs) and not self._any_readable(list(dict.fromkeys(missing))):
-            return
-        videos = {video.vid: video for video in self._encode_videos(vids)}
+    def window(self, vids: Sequence[str]) -> Iterator[list[Answer]]:
+        """Answers of some videos."""
+        planned = [(vid, q) for vid in vids for q in self.plan.questions(vid)]
+        open_pairs = Counter(vid for vid, q in planned if (vid, q.qid, q.query) not in self.done)
+        self._left = float(open_pairs.total())
+        if self._left:
+            self._prepare(vids)
+            pairs = [(vid, q) for vid, q in planned if self._prepared[q] is not None]
+            missing = [vid for vid, q in pairs if (vid, q.qid, q.query) not in self.done]
+            # Where an earlier run left out what still cannot be read, its work is not repeated.
+            if missing and (len(missing) == len(pairs) or self._any_readable(list(dict.fromkeys(missing)))):
+                yield from self._answers(pairs, open_pairs)
+        self._settle(self._left)  # what was left out
+
+    def _answers(self, pairs: Sequence[tuple[str, Question]], open_pairs: Counter[str]) -> Iterator[list[Answer]]:
+        videos = {}
+        for video in self._encode_videos(list(dict.fromkeys(vid for vid, _ in pairs))):
+            videos[video.vid] = video
+            self._settle(0.5 * open_pairs[video.vid])
         self._encode_queries([q for vid, q in pairs if vid in videos])
         ready = iter([(videos[vid], self._queries[q]) for vid, q in pairs if vid in videos and q in self._queries])
         while chunk := list(islice(ready, CHUNK * self.options.batch_size)):
-            yield self._ground(chunk), len(chunk)
+            yield self._ground(chunk)
+
+    def _settle(self, pairs: float) -> None:
+        self._left -= pairs
+        self.listener.settled(pairs)
 
     def _prepare(self, vids: Sequence[str]) -> None:
         """Check the questions of a window; those of the one before are forgotten, unless they are asked again."""
@@ -169,21 +177,27 @@ class _Run:
         self._queries.update({Question(query.query, query.qid): query for query in encoded})
 
     def _ground(self, chunk: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
+        """The answers of a chunk that are not done yet; of each batch all are computed, or none."""
         keys = [(video.vid, query.qid, query.query) for video, query in chunk]
         if all(key in self.done for key in keys):
             return []
-        videos = list({video.vid: video for video, _ in chunk}.values())
-        place = {video.vid: row for row, video in enumerate(videos)}
-        answers = self.engine.ground(
-            videos,
-            [query for _, query in chunk],
+        answers: dict[int, Answer] = {}
+        # Videos with and without sound go to different heads, so in different batches.
+        order = [video.clips + (video.audio_clips is None) * (1 << 20) for video, _ in chunk]
+        for rows in bucket_batches(order, self.options.batch_size):
+            answers.update(zip(rows, self._ground_batch([chunk[row] for row in rows]), strict=True))
+            self._settle(0.5 * sum(keys[row] not in self.done for row in rows))
+        return [answers[row] for row, key in enumerate(keys) if key not in self.done]
+
+    def _ground_batch(self, batch: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
+        return self.engine.ground(
+            [video for video, _ in batch],
+            [query for _, query in batch],
             self.options.top_k,
             self.options.nms,
-            [self.seconds(video.vid, video.source_clips) for video in videos],
-            pairs=[(place[video.vid], row) for row, (video, _) in enumerate(chunk)],
+            [self.seconds(video.vid, video.source_clips) for video, _ in batch],
             batch_size=self.options.batch_size,
         )
-        return [answer for answer, key in zip(answers, keys, strict=True) if key not in self.done]
 
     def _each(self, read: Callable[[Item], Result], items: Sequence[Item]) -> list[tuple[Item, Result]]:
         """What ``read`` gives for each item that it does not refuse."""

@@ -158,7 +158,7 @@ def test_going_on_gives_the_very_same_rows(engine, features, folder):
         ears = Ears()
         rest = rows(ask(engine, folder, plan, options=options, done=frozenset(written[:stop]), listener=ears))
         assert rest == whole[stop:]
-        assert ears.pairs == len(plan)
+        assert ears.pairs == len(plan) - stop
         assert len(ears.errors) == 1
 
 
@@ -177,6 +177,15 @@ def test_what_is_done_is_not_computed_again(engine, features, folder, monkeypatc
     features.add("V2", 5)
     late = rows(ask(engine, folder, plan, options=options, done=done))
     assert [row["vid"] for row in late] == ["V2", "V2"]
+
+
+def test_nothing_is_computed_for_refused_questions(engine, folder, monkeypatch):
+    """Thousands of videos would be read and encoded for a question that cannot be asked."""
+    monkeypatch.setattr(engine, "encode_video", None)
+    ears = Ears()
+    plan = Plan(tuple(folder.videos()), (Question("word " * 300),))
+    assert rows(ask(engine, folder, plan, listener=ears)) == []
+    assert (ears.pairs, len(ears.errors)) == (len(plan), 1)
 
 
 def test_a_listener_can_stop_the_run(engine, features, folder):
