@@ -59,11 +59,16 @@ def build_optimizer(
     total_steps: int,
     learning_rate: float = 5e-4,
     weight_decay: float = 0.01,
+    fused: bool = False,
 ) -> tuple["AdamW", "LambdaLR"]:
-    """AdamW over :func:`parameter_groups` and its linear decay to 0, to be stepped after every optimiser step."""
+    """AdamW over :func:`parameter_groups` and its linear decay to 0, to be stepped after every optimiser step.
+
+    Args:
+        fused: update all parameters in one call; the same numbers up to rounding.
+    """
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
 
     linear_decay(0, total_steps)  # an impossible total is refused now, not at the first step
-    optimizer = AdamW(parameter_groups(named_parameters, weight_decay), lr=learning_rate)
+    optimizer = AdamW(parameter_groups(named_parameters, weight_decay), lr=learning_rate, fused=fused)
     return optimizer, LambdaLR(optimizer, lambda step: linear_decay(step, total_steps))

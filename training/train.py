@@ -25,6 +25,7 @@ from img_deploy.training.evaluate import Evaluation, evaluate_answers
 from img_deploy.training.keeper import Keeper, Listener
 from img_deploy.training.lit_module import GroundingModule
 from img_deploy.training.loader import StepBatches, StepLoader
+from img_deploy.training.memory import keep_freed_memory
 from img_deploy.training.run_folder import RunFolder
 from img_deploy.training.tasks import open_task
 
@@ -55,12 +56,16 @@ class Material:
     """Training queries left out because their video has no sound."""
 
 
+def _ignore(_line: str) -> None:
+    pass
+
+
 def train(
     config: TrainConfig,
     out: str | Path,
     resume: bool = False,
     listener: Listener | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = _ignore,
     reading: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train, choose the best checkpoint, and score it on the test split.
@@ -77,6 +82,7 @@ def train(
     run = RunFolder(Path(out))
     if not resume:
         run.begin(config)
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     material = prepare(config, reading)

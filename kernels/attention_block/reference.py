@@ -49,8 +49,8 @@ def attention_block(
         source = dropout(layer_norm(context, norm_context_weight, norm_context_bias), dropout_p)
         q = F.linear(normed, qkv_weight[:dim], qkv_bias[:dim])
         k, v = F.linear(source, qkv_weight[dim:], qkv_bias[dim:]).chunk(2, dim=-1)
-    q, k, v = (split_heads(part, heads) for part in (q, k, v))  # [B, H, *, D/H]
-    scores = (q @ k.transpose(-1, -2)).float() * (dim // heads) ** -0.5  # [B, H, L, M]
+    q, k, v = (split_heads(part, heads) for part in (q * (dim // heads) ** -0.5, k, v))  # [B, H, *, D/H]
+    scores = (q @ k.transpose(-1, -2)).float()  # [B, H, L, M]
     mask = None if context_mask is None else context_mask[:, None, None, :]
     weights = dropout(masked_softmax(scores, mask).to(x.dtype), dropout_p)
     attended = (weights @ v).transpose(1, 2).flatten(2)  # [B, L, D]
