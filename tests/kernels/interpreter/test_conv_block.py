@@ -55,6 +55,17 @@ def test_hole_in_the_mask(draw_inputs: Callable, in_float64: Callable, check_clo
     check_close(got, in_float64(reference.conv_block, *inputs), TOLERANCES["triton"]["fp32"], "hole")
 
 
+def test_program_keeps_to_its_rows(draw_inputs: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program also writes clips of its halo, which are wrong: on a GPU it races with the one that owns them."""
+    inputs = draw_inputs(kernel.shapes(1, 70, 32, 2, 7), torch.float32, [70])
+    monkeypatch.setattr(kernel.triton, "cdiv", lambda *_: 1)
+    first = kernel.conv_block(*inputs)
+    monkeypatch.undo()
+    written = ~first.isnan().any(dim=-1)[0].cpu()
+    own = kernel.config_for("conv_block", "few", torch.float32, first.device).blocks["ROWS"] - 2 * 2 * 3
+    assert written.tolist() == [clip < own for clip in range(70)]
+
+
 def test_refuses_even_taps(draw_inputs: Callable) -> None:
     """An even number of taps has no centre: the kernel would shift every clip by half a step."""
     inputs = draw_inputs(kernel.shapes(1, 9, 32, 2, 6), torch.float32, [9])
