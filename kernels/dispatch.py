@@ -23,6 +23,11 @@ def is_active(name: str) -> bool:
     return name in _active.get()
 
 
+# What ``torch.compiler.assume_constant_result`` sets, without importing Dynamo: compiled code keeps the lowering that
+# was active when it was traced, instead of breaking its graph at every op.
+is_active._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @contextmanager
 def use_ops(names: Iterable[str] = OP_NAMES) -> Iterator[None]:
     """Send calls of the named ops to their custom ops (kernels on CUDA, single nodes in an exported graph)."""

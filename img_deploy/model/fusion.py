@@ -8,6 +8,7 @@ from img_deploy.kernels.global_fusion import global_fusion
 from img_deploy.kernels.local_fusion import local_fusion
 from img_deploy.kernels.pieces import attention_pool, gate
 from img_deploy.kernels.slot_attention import slot_attention
+from img_deploy.model.branches import branches
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.layers import (
     AttentionBlock,
@@ -231,8 +232,12 @@ class Fusion(nn.Module):
         else:
             p = self.importance(visual, audio, mask)
             weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
-        parts = [module(visual, audio, weight, mask) for module in (self.local, self.event, self.whole)]
-        return self.multi_scale(*parts, mask), p
+        local, event, whole = branches(
+            lambda: self.local(visual, audio, weight, mask),
+            lambda: self.event(visual, audio, weight, mask),
+            lambda: self.whole(visual, audio, weight, mask),
+        )
+        return self.multi_scale(local, event, whole, mask), p
 
 
 class PlainGate(nn.Module):

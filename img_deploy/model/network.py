@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from img_deploy.model.branches import branches
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.fusion import EventFusion, Fusion
 from img_deploy.model.layers import linear
@@ -20,7 +21,10 @@ class VideoEncoder(nn.Module):
 
     def forward(self, video: Tensor, audio: Tensor, clip_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, Dv], [B, L, Da], [B, L] bool -> visual_clips, audio_clips [B, L, D]."""
-        return self.visual.encode_clips(video, clip_mask), self.audio.encode_clips(audio, clip_mask)
+        visual_clips, audio_clips = branches(
+            lambda: self.visual.encode_clips(video, clip_mask), lambda: self.audio.encode_clips(audio, clip_mask)
+        )
+        return visual_clips, audio_clips
 
 
 class GloveQueryEncoder(nn.Module):
@@ -35,7 +39,7 @@ class GloveQueryEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """[B, N, 300], [B, N] bool, [B, N, W] int64, [B, N] bool -> visual_words, audio_words [B, N, D]."""
         text = TextInput(word_vectors, word_mask, word_unknown, char_ids)
-        return self.visual.encode_words(text), self.audio.encode_words(text)
+        return _words_of(self.visual, self.audio, text)
 
 
 class TokenQueryEncoder(nn.Module):
@@ -48,7 +52,7 @@ class TokenQueryEncoder(nn.Module):
     def forward(self, text: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, Dt], [B, N] bool -> visual_words, audio_words [B, N, D]."""
         query = TextInput(text, word_mask)
-        return self.visual.encode_words(query), self.audio.encode_words(query)
+        return _words_of(self.visual, self.audio, query)
 
 
 class Grounder(nn.Module):
@@ -72,8 +76,10 @@ class Grounder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """[B, L, D] and [B, N, D] of each stream, masks bool -> start_logits, end_logits [B, L], importance [B],
         saliency, saliency_visual, saliency_audio [B, L], all float32."""
-        visual = self.visual.ask(visual_clips, visual_words, clip_mask, word_mask)
-        audio = self.audio.ask(audio_clips, audio_words, clip_mask, word_mask)
+        visual, audio = branches(
+            lambda: self.visual.ask(visual_clips, visual_words, clip_mask, word_mask),
+            lambda: self.audio.ask(audio_clips, audio_words, clip_mask, word_mask),
+        )
         fused, importance = self.fusion(visual, audio, clip_mask)
         start, end = self.predictor(fused, clip_mask)
         saliency = self.saliency(fused).squeeze(-1).float()
@@ -178,6 +184,11 @@ class IMGNetwork(nn.Module):
             audio=_head(self.audio.predictor, asked_audio, clip_mask, self.audio.saliency_of(asked_audio)),
             importance=importance,
         )
+
+
+def _words_of(visual: Stream, audio: Stream, text: TextInput) -> tuple[Tensor, Tensor]:
+    visual_words, audio_words = branches(lambda: visual.encode_words(text), lambda: audio.encode_words(text))
+    return visual_words, audio_words
 
 
 def _head(predictor: Predictor, x: Tensor, clip_mask: Tensor, saliency: Tensor) -> HeadOutput:

@@ -47,10 +47,11 @@ def open_backend(device: str, bundle: Bundle, threads: int | None) -> "TorchBack
         # TF32 convolutions, PyTorch's default, are 1e-3 off: no reference.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-    return TorchBackend(_network(bundle), device)
+    return TorchBackend(network_from_bundle(bundle), device)
 
 
-def _network(bundle: Bundle) -> "IMGNetwork":
+def network_from_bundle(bundle: Bundle) -> "IMGNetwork":
+    """The network with a bundle's weights, on the CPU. Raises BundleError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

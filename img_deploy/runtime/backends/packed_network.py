@@ -1,0 +1,53 @@
+"""The deployed modules as a GPU runs them: converted and moved once, then called with the kernels."""
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from img_deploy.kernels.dispatch import OP_NAMES, use_ops
+from img_deploy.model.fusion import EventFusion, SlotAttention
+
+if TYPE_CHECKING:
+    from img_deploy.model.network import IMGNetwork
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Storage of each precision."""
+
+
+class PackedNetwork:
+    """The four deployed modules of a network in one precision on one device; the network given is not changed.
+
+    What the kernels take lies ready after this: query, key and value weights one below the other, the GRU stacks side
+    by side, both modalities of a fusion in one tensor, the slots that slot attention starts from computed, every tensor
+    contiguous and in the storage dtype.
+
+    Args:
+        network: owner of the weights.
+        precision: ``fp32``, ``fp16`` or ``bf16``, what weights and activations are stored in.
+        device: e.g. ``cuda``.
+    """
+
+    def __init__(self, network: "IMGNetwork", precision: str, device: str) -> None:
+        self.storage, self.device = DTYPES[precision], torch.device(device)
+        twin = deepcopy(network).eval().requires_grad_(False)
+        start = None
+        if isinstance(twin.fusion.event, EventFusion):
+            # Before the weights are rounded: a rounded sum of rounded terms would be off twice.
+            start = twin.fusion.event.slot_attention.start(1).to(self.device, self.storage)
+        self.network = twin.to(self.device, self.storage)
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            tensor.data = tensor.data.contiguous()
+        if start is not None:
+            _start_from(cast(EventFusion, self.network.fusion.event).slot_attention, start)
+
+    def __call__(self, graph: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Outputs of one of ``GRAPH_NAMES``, through the kernels."""
+        with use_ops(OP_NAMES), torch.inference_mode():
+            return cast(tuple[Tensor, ...], self.network.graphs[graph](*inputs))
+
+
+def _start_from(attention: SlotAttention, slots: Tensor) -> None:
+    """Let every sample start from ``slots`` [2, 1, K, D]."""
+    attention.start = lambda batch: slots.expand(-1, batch, -1, -1).contiguous()  # type: ignore[method-assign]

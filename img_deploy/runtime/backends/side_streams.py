@@ -1,0 +1,37 @@
+"""Independent branches of the network on CUDA streams of their own, so that a captured graph runs them side by side."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+MOST = 3
+"""Branches of a call, at most: local, event and global fusion."""
+
+
+class SideStreams:
+    """What :func:`img_deploy.model.branches.side_by_side` takes on a GPU.
+
+    The last branch runs on the stream that calls, each other one on a stream of its own that first waits for what the
+    caller has queued; the caller waits for all of them. The inputs of the branches are held by their closures until
+    then, and a side stream's memory is used again only by that stream, after it has waited once more. So no memory
+    changes hands while another stream may still read it.
+    """
+
+    def __init__(self, streams: Any = None, cuda: Any = torch.cuda) -> None:
+        self._cuda = cuda
+        self._streams = streams if streams is not None else [cuda.Stream() for _ in range(MOST - 1)]
+
+    def __call__(self, *parts: Callable[[], Any]) -> list[Any]:
+        main, own = self._cuda.current_stream(), self._streams[: len(parts) - 1]
+        if len(own) != len(parts) - 1:
+            raise ValueError(f"got {len(parts)} branches, expected at most {len(self._streams) + 1}")
+        results = []
+        for side, part in zip(own, parts[:-1], strict=True):
+            side.wait_stream(main)
+            with self._cuda.stream(side):
+                results.append(part())
+        results.append(parts[-1]())
+        for side in own:
+            main.wait_stream(side)
+        return results

@@ -1,0 +1,353 @@
+"""The triton backend without a GPU: padding, parts, errors, and the modules it runs, the kernels' references standing in.
+
+What the kernels themselves compute is tested under Triton's interpreter (``tests/kernels/interpreter``).
+"""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from img_deploy.errors import BackendError
+from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
+from img_deploy.runtime.backends import triton_graphs
+from img_deploy.runtime.backends.batch_limit import OutOfMemory
+from img_deploy.runtime.backends.buckets import shape_of
+from img_deploy.runtime.backends.packed_network import PackedNetwork
+from img_deploy.runtime.backends.static_buffers import StaticRun, fill
+from img_deploy.runtime.backends.torch_eager import TorchBackend
+from img_deploy.runtime.backends.triton_graphs import TritonBackend
+from img_deploy.runtime.bundle import Bundle
+
+RUNS = ("tiny_glove", "tiny_vlm")
+TOLERANCE = {"fp32": 2e-5, "fp16": 3e-2, "bf16": 2.5e-1}
+"""Largest difference of any output, whose size is about 1 to 10; in half precisions every product and sum is rounded."""
+
+
+def backend_of(network, precision="fp32", room=10**9):
+    """The backend on the CPU, and the buckets it made runs for; a device with room for ``room`` samples."""
+    packed, made = PackedNetwork(network, precision, "cpu"), []
+
+    class Run(StaticRun):
+        def compute(self):
+            if len(self.host_in["clip_mask" if "clip_mask" in self.host_in else "word_mask"]) > room:
+                raise OutOfMemory("tried to allocate 2.00 GiB")
+            super().compute()
+
+    def lane():
+        def make(spec, bucket):
+            made.append(bucket)
+            return Run(packed, spec, bucket)
+
+        return make
+
+    limits = {"clips": network.config.max_clips, "words": 40, "chars": 20}
+    return TritonBackend(packed, precision, limits, lane), made
+
+
+@pytest.fixture(scope="module")
+def networks(checkpoints):
+    return {run: checkpoints[run].network() for run in RUNS}
+
+
+def draw(config, graph, batch, clips, words, seed, garbage=0.0):
+    """Feeds of ragged lengths; what lies beyond a sample's length is ``garbage``."""
+    random = np.random.default_rng(seed)
+    sizes = {"batch": batch, "clips": clips, "words": words, "chars": 4 + seed % 5}
+    masks = {
+        f"{kind}_mask": np.arange(sizes[f"{kind}s"]) < random.integers(1, sizes[f"{kind}s"] + 1, batch)[:, None]
+        for kind in ("clip", "word")
+    }
+    feeds = {}
+    for tensor in graph_specs(config)[graph].inputs:
+        shape = shape_of(tensor, sizes)
+        if tensor.name in masks:
+            feeds[tensor.name] = masks[tensor.name]
+        elif tensor.dtype == "float":
+            mask = masks["clip_mask" if tensor.axes[1] == "clips" else "word_mask"]
+            feeds[tensor.name] = np.where(mask[..., None], random.standard_normal(shape, np.float32), garbage)
+        elif tensor.dtype == "int64":
+            feeds[tensor.name] = random.integers(1, config.chars, shape) * masks["word_mask"][..., None]
+        else:
+            feeds[tensor.name] = (random.random(shape) < 0.3) & masks["word_mask"]
+    return {name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in feeds.items()}
+
+
+def compare(found, expected, feeds, tolerance):
+    for name, values in expected.items():
+        real = np.ones(values.shape, bool)
+        if values.ndim > 1:
+            mask = feeds["word_mask" if name.endswith("words") else "clip_mask"]
+            real = np.broadcast_to(mask.reshape(mask.shape + (1,) * (values.ndim - 2)), values.shape)
+        assert found[name].shape == values.shape, name
+        difference = np.abs(found[name][real].astype(np.float64) - values[real])
+        assert difference.max() <= tolerance, f"{name}: off by {difference.max()}"
+
+
+@pytest.mark.parametrize("run", RUNS)
+@given(batch=st.integers(1, 9), clips=st.integers(1, 16), words=st.integers(1, 18), seed=st.integers(0, 99))
+@settings(max_examples=6, deadline=None)
+def test_any_batch_gives_the_eager_networks_outputs(networks, run, batch, clips, words, seed):
+    """Padding to a bucket, a wrong cut or a buffer's old content would move an output."""
+    backend, eager = backend_of(networks[run])[0], TorchBackend(networks[run])
+    for graph in GRAPH_NAMES:
+        # The second request finds the first one's remains in the buffers of its bucket.
+        for feeds in (
+            draw(networks[run].config, graph, 9, 16, 18, seed + 1, garbage=1e4),
+            draw(networks[run].config, graph, batch, clips, words, seed),
+        ):
+            compare(backend.run(graph, feeds), eager.run(graph, feeds), feeds, TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precisions(networks, precision):
+    """A module would compute in another type than its weights, or lose more than rounding does."""
+    network = networks["tiny_glove"]
+    backend, eager = backend_of(network, precision)[0], TorchBackend(network)
+    for graph in GRAPH_NAMES:
+        feeds = draw(network.config, graph, 3, 11, 5, 1)
+        found, expected = backend.run(graph, feeds), eager.run(graph, feeds)
+        compare(found, expected, feeds, TOLERANCE[precision])
+        assert all(value.dtype in (np.float32, np.float16) for value in found.values())
+        with pytest.raises(AssertionError):  # it did compute in that precision
+            compare(found, expected, feeds, TOLERANCE["fp32"])
+
+
+def test_company_does_not_matter(networks):
+    """A sample's outputs would depend on which others fill its bucket."""
+    network = networks["tiny_vlm"]
+    for precision in ("fp32", "fp16"):
+        backend, _ = backend_of(network, precision)
+        one, other = (draw(network.config, "grounder", 4, 16, 9, seed) for seed in (1, 2))
+        mixed = {name: np.concatenate([one[name][:2], other[name][2:]]) for name in one}
+        alone, company = backend.run("grounder", one), backend.run("grounder", mixed)
+        for name in alone:
+            np.testing.assert_array_equal(alone[name][:2], company[name][:2], err_msg=name)
+
+
+def test_infinities_of_an_earlier_request_do_not_stay(networks):
+    """A feature too large for fp16 would make NaN of every later request of its bucket."""
+    network = networks["tiny_vlm"]
+    backend, _ = backend_of(network, "fp16")
+    broken = draw(network.config, "video_encoder", 2, 16, 1, 0)
+    broken["video"][:] = 1e30
+    backend.run("video_encoder", broken)
+    feeds = draw(network.config, "video_encoder", 1, 3, 1, 1)
+    found = backend.run("video_encoder", feeds)
+    compare(found, TorchBackend(network).run("video_encoder", feeds), feeds, TOLERANCE["fp16"])
+
+
+@given(shape=st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)))
+@settings(max_examples=30, deadline=None)
+def test_filling_leaves_nothing_of_what_was_there(shape):
+    """A longer request's clips would be taken for those of a shorter one after it."""
+    buffer = torch.full((4, 5, 3), float("nan"))
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    fill(buffer, values)
+    expected = np.zeros((4, 5, 3), np.float32)
+    expected[tuple(slice(size) for size in shape)] = values
+    np.testing.assert_array_equal(buffer.numpy(), expected)
+
+
+def test_one_run_per_bucket(networks):
+    """Every request would capture a graph of its own."""
+    network = networks["tiny_vlm"]
+    backend, made = backend_of(network)
+    for batch, clips, words in ((3, 9, 2), (4, 16, 16), (3, 1, 1), (5, 2, 2), (3, 5, 17), (1, 1, 1)):
+        backend.run("visual_grounder", draw(network.config, "visual_grounder", batch, clips, words, 0))
+    assert [dict(bucket.sizes) for bucket in made] == [
+        {"batch": batch, "clips": 16, "words": words} for batch, words in ((4, 16), (8, 16), (4, 32), (1, 16))
+    ]
+
+
+def test_a_batch_that_does_not_fit_is_run_in_parts(networks):
+    """A GPU with little memory would end the run, or answers would come in another order."""
+    network = networks["tiny_vlm"]
+    backend, made = backend_of(network, room=4)
+    feeds = draw(network.config, "grounder", 11, 7, 3, 5)
+    compare(backend.run("grounder", feeds), TorchBackend(network).run("grounder", feeds), feeds, TOLERANCE["fp32"])
+    assert max(dict(bucket.sizes)["batch"] for bucket in made) == 16
+    made.clear()
+    backend.run("grounder", feeds)
+    assert all(dict(bucket.sizes)["batch"] <= 4 for bucket in made)
+    with pytest.raises(BackendError, match=r"^grounder: one sample does not fit the memory of the GPU"):
+        backend_of(network, room=0)[0].run("grounder", feeds)
+
+
+def test_more_than_the_largest_bucket(networks):
+    """300 pairs at once would be refused."""
+    network = networks["tiny_vlm"]
+    feeds = draw(network.config, "visual_grounder", 300, 2, 1, 5)
+    found = backend_of(network)[0].run("visual_grounder", feeds)
+    compare(found, TorchBackend(network).run("visual_grounder", feeds), feeds, TOLERANCE["fp32"])
+
+
+def test_errors_are_one_line(networks):
+    """A traceback of PyTorch or Triton would reach the user."""
+    network = networks["tiny_vlm"]
+    backend, _ = backend_of(network)
+    config = network.config
+    with pytest.raises(BackendError, match=r"^grounder: got 17 clips, expected 1 to 16$"):
+        backend.run("grounder", draw(config, "grounder", 1, 17, 3, 0))
+    with pytest.raises(BackendError, match=r"^visual_grounder: got 41 words, expected 1 to 40$"):
+        backend.run("visual_grounder", draw(config, "visual_grounder", 1, 3, 41, 0))
+    with pytest.raises(BackendError, match=r"^grounder: got 0 batch, expected 1 to 256$"):
+        backend.run("grounder", {name: value[:0] for name, value in draw(config, "grounder", 1, 3, 3, 0).items()})
+    backend.close()
+    with pytest.raises(BackendError, match="was closed"):
+        backend.run("grounder", draw(config, "grounder", 1, 3, 3, 0))
+
+    def broken():
+        def make(_spec, _bucket):
+            raise ValueError("PTX is too new\nfor this driver")
+
+        return make
+
+    failing = TritonBackend(PackedNetwork(network, "fp32", "cpu"), "fp32", backend_limits(config), broken)
+    with pytest.raises(
+        BackendError, match=r"^backend triton: video_encoder failed \(PTX is too new for this driver\)$"
+    ):
+        failing.run_smallest()
+
+
+def backend_limits(config):
+    return {"clips": config.max_clips, "words": 40, "chars": 20}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_smallest_sample_tries_every_graph(networks, run):
+    """A kernel that does not compile on this GPU would be found at the first question, not when the backend opens."""
+    backend, made = backend_of(networks[run])
+    backend.run_smallest()
+    assert [bucket.graph for bucket in made] == list(GRAPH_NAMES)
+    with torch.no_grad():
+        packed = backend._lanes["pairs"]._runs.get(made[2]).packed
+        packed.network.saliency.weight.fill_(float("nan"))
+    with pytest.raises(BackendError, match="grounder gives no number for saliency"):
+        backend.run_smallest()
+
+
+def test_graphs_of_different_kinds_overlap_and_one_kind_does_not(networks):
+    """Encoding would wait for grounding; or two runs would share their buffers."""
+    network = networks["tiny_vlm"]
+    packed = PackedNetwork(network, "fp32", "cpu")
+    inside, together = threading.Lock(), threading.Barrier(2, timeout=20)
+
+    class Run(StaticRun):
+        def compute(self):
+            if self.spec.name == "grounder":
+                assert inside.acquire(blocking=False), "two runs of one lane at once"
+            together.wait()  # passes only while a run of the other lane is in progress
+            super().compute()
+            if self.spec.name == "grounder":
+                inside.release()
+
+    backend = TritonBackend(
+        packed, "fp32", backend_limits(network.config), lambda: lambda spec, bucket: Run(packed, spec, bucket)
+    )
+    graphs = ["grounder", "grounder", "video_encoder", "video_encoder"]
+    outcomes = []
+
+    def work(graph, seed):
+        feeds = draw(network.config, graph, 2, 5, 3, seed)
+        try:
+            compare(backend.run(graph, feeds), TorchBackend(network).run(graph, feeds), feeds, TOLERANCE["fp32"])
+            outcomes.append("same")
+        except Exception as error:
+            outcomes.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(graph, seed)) for seed, graph in enumerate(graphs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == ["same"] * 4
+
+
+def test_packing_leaves_the_network_as_it_was(networks):
+    """The reference that the backend is compared with would be rounded along with it."""
+    network = networks["tiny_glove"]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    packed = PackedNetwork(network, "fp16", "cpu")
+    assert {tensor.dtype for tensor in packed.network.parameters()} == {torch.float16}
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name]), name
+    slots = network.fusion.event.slot_attention.start(3)
+    packed_slots = packed.network.fusion.event.slot_attention.start(3)
+    assert packed_slots.is_contiguous()
+    assert torch.equal(packed_slots, slots.half())
+
+
+def test_why_it_cannot_run_here(bundles, monkeypatch):
+    """`doctor` would say nothing, or the wrong thing, about a missing GPU or package."""
+    bundle = Bundle.open(bundles["tiny_vlm"])
+    monkeypatch.setattr(triton_graphs, "cuda_devices", lambda: 0)
+    assert triton_graphs.unavailable("cuda", bundle) == "no NVIDIA GPU"
+    monkeypatch.setattr(triton_graphs, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(triton_graphs, "find_spec", lambda name: None if name == "triton" else name)
+    assert triton_graphs.unavailable("cuda", None) == "triton is not installed (pip install 'img-deploy[gpu]')"
+    monkeypatch.setattr(triton_graphs, "find_spec", lambda name: name)
+    bundle.manifest.precision = "int8"
+    assert triton_graphs.unavailable("cuda", bundle) == "the kernels compute in fp32, fp16, bf16, not in int8"
+    bundle.manifest.precision = "fp16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert triton_graphs.unavailable("cuda", bundle) == f"torch {torch.__version__} cannot use the GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert triton_graphs.unavailable("cuda", bundle) == "the GPU has compute capability 7.5, the kernels need 8.0"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert triton_graphs.unavailable("cuda", bundle) is None
+    bundle.manifest.files.clear()
+    assert triton_graphs.unavailable("cuda", bundle) == "the bundle has no weights.safetensors"
+
+
+def test_branches_wait_for_what_they_read_and_are_waited_for():
+    """A branch on a stream of its own would read clips that are not written yet, or its result be read too early."""
+    from img_deploy.runtime.backends.side_streams import SideStreams
+
+    told = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+    class Cuda(SimpleNamespace):
+        def stream(self, stream):
+            outer = self.current
+
+            class Inside:
+                def __enter__(_):
+                    self.current = stream
+
+                def __exit__(_, *error):
+                    self.current = outer
+
+            return Inside()
+
+    cuda = Cuda(current=Stream("main"))
+    cuda.current_stream = lambda: cuda.current
+
+    def part(name):
+        return lambda: told.append(f"{name} on {cuda.current.name}") or name
+
+    side = SideStreams([Stream("first"), Stream("second")], cuda)
+    assert side(part("local"), part("event"), part("whole")) == ["local", "event", "whole"]
+    assert told == [
+        "first waits for main",
+        "local on first",
+        "second waits for main",
+        "event on second",
+        "whole on main",
+        "main waits for first",
+        "main waits for second",
+    ]
+    with pytest.raises(ValueError, match="got 4 branches, expected at most 3"):
+        side(*[part("x")] * 4)
