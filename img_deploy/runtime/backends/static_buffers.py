@@ -1,4 +1,4 @@
-"""Host side of a run at fixed sizes: inputs are filled into buffers that stay where they are, outputs cut out of them."""
+"""Host side of a run at fixed sizes: inputs are filled into buffers that stay where they are, outputs cut out."""
 
 from collections.abc import Mapping
 from typing import Any

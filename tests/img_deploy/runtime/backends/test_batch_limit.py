@@ -103,13 +103,12 @@ def test_which_errors_tell_of_memory():
     assert is_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
     assert not is_out_of_memory(RuntimeError("out of resource: shared memory, required: 300000"))
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    try:
+    with pytest.raises(RuntimeError, match="capture") as found:
         try:
             raise OutOfMemoryError("tried to allocate")
         except RuntimeError:
             raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
-    except RuntimeError as error:
-        assert is_out_of_memory(error), "a capture that ends in exhausted memory reports another error"
+    assert is_out_of_memory(found.value), "a capture that ends in exhausted memory reports another error"
     with pytest.raises(OutOfMemory, match="out of memory"), watched():
         raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous")
     with pytest.raises(RuntimeError, match="shapes"), watched():

@@ -1,4 +1,4 @@
-"""The triton backend without a GPU: padding, parts, errors, and the modules it runs, the kernels' references standing in.
+"""The triton backend without a GPU: padding, parts, errors and modules, the kernels' references standing in.
 
 What the kernels themselves compute is tested under Triton's interpreter (``tests/kernels/interpreter``).
 """
@@ -25,7 +25,7 @@ from img_deploy.runtime.bundle import Bundle
 
 RUNS = ("tiny_glove", "tiny_vlm")
 TOLERANCE = {"fp32": 2e-5, "fp16": 3e-2, "bf16": 2.5e-1}
-"""Largest difference of any output, whose size is about 1 to 10; in half precisions every product and sum is rounded."""
+"""Largest difference of any output, whose size is about 1 to 10; half precisions round every product and sum."""
 
 
 def backend_of(network, precision="fp32", room=10**9):
