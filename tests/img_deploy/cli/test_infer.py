@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from img_deploy.runtime import asking
+from img_deploy.runtime.backends.ort import OrtBackend
 from img_deploy.runtime.engine import load_bundle
 from img_deploy.runtime.writers import RowWriter
 
@@ -290,3 +291,40 @@ def test_sizes_of_videos(infer, new_features):
     assert {vid: row["clips"] for vid, row in found.items()} == {"one": 1, "long": 16, "other": 9}
     assert found["one"]["spans"] == [[0, 0]]
     assert {row["head"] for row in found.values()} == {"fused"}
+
+
+def test_backends_give_the_same_rows(run_cli, exported, features):
+    """The answer would depend on what is installed."""
+    found = {}
+    for backend in ("torch", "onnxruntime", "auto"):
+        options = ("--bundle", exported("tiny_glove"), "--backend", backend, "--format", "jsonl", "--clip-seconds", 1)
+        done = run_cli("infer", features.folder, *options, "--query", "w001 w002", "--query", "w005")
+        assert done.code == 0
+        assert f"backend {'torch' if backend == 'torch' else 'onnxruntime'} on cpu, fp32" in done.err
+        found[backend] = rows(done.out)
+    assert found["auto"] == found["onnxruntime"]
+    for mine, other in zip(found["torch"], found["onnxruntime"], strict=True):
+        assert (mine["vid"], mine["query"], mine["spans"]) == (other["vid"], other["query"], other["spans"])
+        assert mine["pred_relevant_windows"][0] == pytest.approx(other["pred_relevant_windows"][0], abs=1e-4)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_an_exported_bundle_resumes(run_cli, exported, features, tmp_path, monkeypatch):
+    """ONNX Runtime's rows would differ between a run and its continuation."""
+    options = ("--bundle", exported("tiny_glove"), "--query", "w001 w002", "--batch-size", 2, "--out")
+    assert run_cli("infer", features.folder, *options, tmp_path / "whole.jsonl").code == 0
+    load = OrtBackend.run
+    runs = []
+
+    def interrupt(self, graph, feeds):
+        runs.append(graph)
+        if runs.count("grounder") == 2:
+            raise KeyboardInterrupt
+        return load(self, graph, feeds)
+
+    monkeypatch.setattr(OrtBackend, "run", interrupt)
+    assert run_cli("infer", features.folder, *options, tmp_path / "out.jsonl").code == 130
+    monkeypatch.setattr(OrtBackend, "run", load)
+    assert (tmp_path / "out.jsonl.partial").stat().st_size > 0
+    assert run_cli("infer", features.folder, *options, tmp_path / "out.jsonl", "--resume").code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
