@@ -103,12 +103,9 @@ def test_which_errors_tell_of_memory():
     assert is_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
     assert not is_out_of_memory(RuntimeError("out of resource: shared memory, required: 300000"))
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="capture") as found:
-        try:
-            raise OutOfMemoryError("tried to allocate")
-        except RuntimeError:
-            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
-    assert is_out_of_memory(found.value), "a capture that ends in exhausted memory reports another error"
+    spoiled = RuntimeError("operation failed due to a previous error during capture")
+    spoiled.__context__ = OutOfMemoryError("tried to allocate")
+    assert is_out_of_memory(spoiled), "a capture that ends in exhausted memory reports another error"
     with pytest.raises(OutOfMemory, match="out of memory"), watched():
         raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous")
     with pytest.raises(RuntimeError, match="shapes"), watched():
