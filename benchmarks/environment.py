@@ -36,6 +36,34 @@ def environment(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+class Neighbours:
+    """How many cores other programs keep busy, from when it is made: what a timing has to share the machine with."""
+
+    def __init__(self) -> None:
+        self._begin = self._now()
+
+    def cores(self) -> float | None:
+        """Mean over the time since; None where the system does not say."""
+        if self._begin is None or (now := self._now()) is None:
+            return None
+        passed, busy, own = (after - before for after, before in zip(now, self._begin, strict=True))
+        return round(max(0.0, busy - own) / passed, 2) if passed > 0 else None
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        """Seconds: of the clock, of work on the CPUs that this process may use, of this process and its children."""
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        try:
+            mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+            # user, nice, system, idle, iowait, irq, softirq, steal: all but the two of doing nothing
+            ticks = sum(int(row[at]) for row in rows if row and row[0] in mine for at in (1, 2, 3, 6, 7, 8))
+            return times.elapsed, ticks / os.sysconf("SC_CLK_TCK"), own
+        except (AttributeError, OSError, ValueError, IndexError):
+            return None
+
+
 def headline(where: dict[str, Any]) -> str:
     """One line of an environment, for people.
 

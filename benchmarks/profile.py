@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.benchmarks.contenders import STAGES, Lineup, open_contenders
-from img_deploy.benchmarks.environment import environment, headline
+from img_deploy.benchmarks.environment import Neighbours, environment, headline
 from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
 from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
 from img_deploy.benchmarks.timing import Effort, Ratio, Summary
@@ -17,6 +17,9 @@ from img_deploy.errors import InputError
 from img_deploy.runtime.bundle import Bundle
 
 SCHEMA = 1
+
+BUSY = 0.2
+"""Share of the cores from which on the work of other programs is worth a note."""
 
 Columns = dict[str, list[str]]
 Step = Callable[[str, int], None]
@@ -49,6 +52,8 @@ class Profile:
     starts: tuple[StartResult, ...]
     out: dict[str, str]
     """Backends that were left out -> why."""
+    neighbours: float | None = None
+    """Cores that other programs kept busy meanwhile, on average; None where the system does not say."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -60,6 +65,7 @@ class Profile:
             "words": self.words,
             "cases": [case.as_dict() for case in self.cases],
             "starts": [start.as_dict() for start in self.starts],
+            "neighbours": self.neighbours,
             "out": self.out,
             "notes": self.notes(),
         }
@@ -71,9 +77,9 @@ class Profile:
     def notes(self) -> list[str]:
         """What a reader of the figures should know, a line each."""
         notes = [f"{label} was left out: {why}" for label, why in self.out.items()]
-        load, cpus = self.where["machine"]["load"], self.where["machine"]["cpus"]
-        if load is not None and load > 0.5 * cpus:
-            notes.append(f"this machine was busy before the run (load {load} on {cpus} cores): trust ratios, not times")
+        others, cpus = self.neighbours, self.where["machine"]["cpus"]
+        if others is not None and others > BUSY * cpus:
+            notes.append(f"other programs kept {others} of {cpus} cores busy meanwhile: trust ratios, not times")
         notes += [
             f"{case.backend}, batch {case.batch}, {case.clips} clips: answers differ from eager PyTorch's by "
             f"{case.difference:.1e}; its speed is not compared"
@@ -164,6 +170,7 @@ def measure_lineup(
 
     Raises as :func:`run_profile`.
     """
+    neighbours = Neighbours()
     try:
         workload = _workload(options, lineup.contenders[0].engine.rules)
         grid = options.grid.fitted(bundle.manifest.limits, workload.longest())
@@ -186,6 +193,7 @@ def measure_lineup(
         cases=tuple(cases),
         starts=tuple(starts),
         out=lineup.out,
+        neighbours=neighbours.cores(),
     )
 
 

@@ -24,7 +24,8 @@ def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str
         "Made by `python -m img_deploy.benchmarks.cpu --out benchmarks/results`; every figure is in `cpu.json`.",
         "",
         f"- Machine: {machine['cpu']}, {machine['cpus']} cores ({' '.join(machine['cpu_flags'] or ['no flags'])}), "
-        f"{machine['memory_gib']} GiB, {machine['platform']}; load before the run {machine['load']}.",
+        f"{machine['memory_gib']} GiB, {machine['platform']}; other programs kept {profile.neighbours} cores busy "
+        "meanwhile.",
         f"- Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"- Commit {profile.where['commit']}, {profile.where['time']}; threads: "
         f"{profile.where['threads'] or 'each backend its own choice (all cores)'}.",

@@ -111,11 +111,11 @@ def test_a_backend_that_does_not_work_here_is_one_line(profile):
 
 def test_a_busy_machine_is_noted():
     """Figures of a machine that did other work would be kept as its own."""
-    where = {"machine": {"load": 3.5, "cpus": 2, "cpu": "x", "gpus": []}, "versions": {}, "threads": None}
-    busy = library.Profile("deploy", where, "drawn", 10, (), (), {})
-    assert "busy before the run (load 3.5 on 2 cores)" in busy.notes()[0]
-    where["machine"]["load"] = 0.2
-    assert busy.notes() == []
+    where = {"machine": {"cpus": 2, "cpu": "x", "gpus": []}, "versions": {}, "threads": None}
+    busy = library.Profile("deploy", where, "drawn", 10, (), (), {}, neighbours=1.2)
+    assert "other programs kept 1.2 of 2 cores busy" in busy.notes()[0]
+    for cores in (0.1, None):
+        assert library.Profile("deploy", where, "drawn", 10, (), (), {}, neighbours=cores).notes() == []
 
 
 def test_help_and_wrong_options_do_not_wait_for_frameworks():
