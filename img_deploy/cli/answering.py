@@ -88,5 +88,8 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
+    place = f"; written to {output.out}" if output.out else ""
     reporter.unknown_words()
-    reporter.note(f"{writer.rows} of {total} pairs answered{before} in {took:.1f} s ({new / took:,.1f}/s){skipped}")
+    reporter.note(
+        f"{writer.rows} of {total} pairs answered{before} in {took:.1f} s ({new / took:,.1f}/s){skipped}{place}"
+    )

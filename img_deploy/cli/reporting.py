@@ -9,6 +9,9 @@ from img_deploy.errors import ImgDeployError
 from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.encoded import PreparedQuery
 
+MOST_WARNINGS = 5
+"""Queries without a known word that are named; the others are counted."""
+
 
 class Reporter(Listener):
     """Listens to a run of questions; as a context manager it shows the progress of one stage.
@@ -24,7 +27,7 @@ class Reporter(Listener):
         self.errors = 0
         """Videos and queries that were skipped."""
         self._unknown: dict[str, None] = {}
-        self._queries_with_unknown = 0
+        self._queries_with_unknown = self._queries_unknown = 0
         self._bar = bar and not quiet and sys.stderr.isatty()
         self._progress: Any = None
         self._task: Any = None
@@ -36,15 +39,17 @@ class Reporter(Listener):
         self.tell(f"skipped: {error}")
 
     def unknown(self, query: PreparedQuery) -> None:
-        if query.all_unknown:
+        self._unknown.update(dict.fromkeys(query.unknown))
+        self._queries_with_unknown += 1
+        if not query.all_unknown:
+            return
+        self._queries_unknown += 1
+        if self._queries_unknown <= MOST_WARNINGS:
             words = ", ".join(query.unknown)
             self.note(
                 f"warning: query {query.query!r}: none of its words is known ({words}), so its answer is a guess; "
                 "--glove FILE knows more words"
             )
-        else:
-            self._queries_with_unknown += 1
-            self._unknown.update(dict.fromkeys(query.unknown))
 
     def begin(self, pairs: int, done: int) -> None:
         """So many pairs are to be answered, of which an earlier run has answered some."""
@@ -76,13 +81,13 @@ class Reporter(Listener):
             print(text, file=sys.stderr, flush=True)
 
     def unknown_words(self) -> None:
-        """A note about the words that were not known, if any."""
-        if self._unknown:
+        """A note about the words that were not known, where the warnings have not named them all."""
+        if self._queries_with_unknown > min(self._queries_unknown, MOST_WARNINGS):
             words = list(self._unknown)
             some = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
             self.note(
-                f"words that the vocabulary does not know, in {self._queries_with_unknown} of the queries: {some}; "
-                "--glove FILE knows more"
+                f"{self._queries_with_unknown} queries have words that the vocabulary does not know ({some}), "
+                f"{self._queries_unknown} of them no other words; --glove FILE knows more"
             )
 
     def __enter__(self) -> "Reporter":

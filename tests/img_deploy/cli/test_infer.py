@@ -138,7 +138,11 @@ def test_unknown_words_are_named(infer):
     assert "warning: query 'zebra unicorn': none of its words is known (zebra, unicorn)" in done.err
     done = infer("--query", "w001 zebra", "--video", "A")
     assert "warning" not in done.err
-    assert "words that the vocabulary does not know, in 1 of the queries: zebra" in done.err
+    assert "1 queries have words that the vocabulary does not know (zebra), 0 of them no other words" in done.err
+    many = [argument for number in range(9) for argument in ("--query", f"zebra{number}")]
+    done = infer(*many, "--video", "A")
+    assert done.err.count("warning: ") == 5
+    assert "9 queries have words that the vocabulary does not know" in done.err
 
 
 def test_glove_widens_the_vocabulary(infer, write_lines, tmp_path, monkeypatch):
