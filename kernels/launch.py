@@ -1,6 +1,7 @@
 """Host side that the fused blocks over rows share: checks, the choice of a variant, and what tuning measures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -46,9 +47,9 @@ def check_inputs(op: str, shapes: Mapping[str, tuple[int, ...]], inputs: Sequenc
             raise ValueError(f"{op}: {name}: got shape {list(tensor.shape)}, expected {list(shape)}")
         if tensor.device != first.device:
             raise ValueError(f"{op}: {name}: on {tensor.device}, expected {first.device}; move it there")
-        wanted = (torch.bool,) if name.endswith("mask") else (first.dtype,)
+        wanted = [torch.bool] if name.endswith("mask") else [first.dtype]
         if name == "importance":
-            wanted = (torch.float32, first.dtype)
+            wanted = [torch.float32, first.dtype]
         if tensor.dtype not in wanted:
             raise ValueError(f"{op}: {name}: got {tensor.dtype}, expected {wanted[0]}; convert it")
         if not tensor.is_contiguous():
@@ -94,6 +95,4 @@ def calls_of(
             LaunchConfig(warps, stages, dict(zip(names, sizes, strict=True)))
             for warps, stages, *sizes in product((4, 8), (1, 2), rows, chunks, *blocks.values())
         )
-        yield TuningCall(
-            crowd(batch), dtype_name(dtype), lambda config, a=inputs, out=out: launch(a, out, config), candidates
-        )
+        yield TuningCall(crowd(batch), dtype_name(dtype), partial(launch, inputs, out), candidates)

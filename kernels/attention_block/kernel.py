@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -130,23 +131,24 @@ def _sizes(dim: int, heads: int) -> dict[str, int]:
     }
 
 
-def attention_block(*arguments: Tensor | int | None) -> Tensor:
-    """Self- or cross-attention. Arguments, in order, and result: see ``reference.py``; at least one key.
+def attention_block(x: Tensor, *others: Any) -> Tensor:
+    """Self- or cross-attention over at least one key. Arguments, in order, and result: see ``reference.py``.
 
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads, ``heads`` does not
             divide D, or of ``context`` and its LayerNorm only a part is given.
     """
-    *inputs, heads = arguments
-    x, context, _, _, _, norm_weight, norm_bias = inputs[:7]
+    heads: int = others[-1]
+    inputs: list[Tensor | None] = [x, *others[:-1]]
+    context, norm_weight, norm_bias = inputs[1], *inputs[5:7]
     batch, clips, dim = x.shape
     context_clips = clips if context is None else context.shape[1]
     check_inputs("attention_block", shapes(batch, clips, context_clips, dim), inputs)
-    if dim % heads:
+    if heads < 1 or dim % heads:
         raise ValueError(f"attention_block: heads: got {heads}, expected a divisor of {dim} channels")
     if len({tensor is None for tensor in (context, norm_weight, norm_bias)}) == 2:
         raise ValueError("attention_block: got a part of context, norm_context_weight and norm_context_bias; give all")
-    if not context_clips:
+    if clips and not context_clips:
         raise ValueError("attention_block: context: got no position, expected at least 1 (its mask may be False)")
     out = torch.empty_like(x)
     if out.numel():

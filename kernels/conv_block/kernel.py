@@ -86,10 +86,10 @@ def conv_block(*inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
     """
-    depthwise = inputs[4]
+    (batch, clips, dim), depthwise = inputs[0].shape, inputs[4]
     if depthwise.shape[-1] % 2 == 0:
         raise ValueError(f"conv_block: depthwise_weight: got {depthwise.shape[-1]} taps, expected an odd number")
-    check_inputs("conv_block", shapes(*inputs[0].shape, len(depthwise), depthwise.shape[-1]), inputs)
+    check_inputs("conv_block", shapes(batch, clips, dim, len(depthwise), depthwise.shape[-1]), inputs)
     out = torch.empty_like(inputs[0])
     if out.numel():
         _launch(inputs, out, config_for("conv_block", crowd(len(out)), out.dtype, out.device))
