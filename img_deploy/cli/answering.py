@@ -86,10 +86,9 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
         if not writer.rows:
             raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
+    reporter.unknown_words()
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
     place = f"; written to {output.out}" if output.out else ""
-    reporter.unknown_words()
-    reporter.note(
-        f"{writer.rows} of {total} pairs answered{before} in {took:.1f} s ({new / took:,.1f}/s){skipped}{place}"
-    )
+    speed = f"{took:.1f} s ({new / took:,.1f}/s)"
+    reporter.note(f"{writer.rows} of {total} pairs answered{before} in {speed}{skipped}{place}")

@@ -40,7 +40,10 @@ def infer(
     bundle: Annotated[Path, typer.Option(help="Folder made by `img-deploy export`.")] = Path("deploy"),
     backend: Annotated[
         str,
-        typer.Option(help="auto (the fastest that works here), onnxruntime or torch; or one on a device: torch:cpu."),
+        typer.Option(
+            help="auto (the fastest that works here), or one that `img-deploy doctor` lists, such as onnxruntime, "
+            "torch or, on a device, torch:cpu."
+        ),
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most videos, queries or pairs per run.")] = 16,
