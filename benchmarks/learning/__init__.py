@@ -1,0 +1,1 @@
+"""The study behind docs/learning.md: what trained networks show on planted data."""

@@ -1,0 +1,110 @@
+"""One run of the study: train, then score the best checkpoint by what decides each query."""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from img_deploy.benchmarks.learning.plan import SHARES, Places, Run, planned, train_config
+from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.model.network import IMGNetwork
+from img_deploy.training.answers import Answers, answers_of_network
+from img_deploy.training.data import GroundingData
+from img_deploy.training.metrics import summarise
+from img_deploy.training.planted import PlantedQuery, read_planted
+from img_deploy.training.tasks import open_task
+from img_deploy.training.train import train
+
+GROUPS = {
+    "all": lambda query: True,  # noqa: ARG005
+    "look-alike, sound decides": lambda query: query.needs_sound,
+    "silent action": lambda query: query.category == "silent" and query.audio == "real",
+    "own look and sound": lambda query: query.category == "other" and query.audio == "real",
+    "sight can answer": lambda query: query.sight and query.audio != "none",
+    "audio is noise": lambda query: query.audio == "noise",
+    "no audio": lambda query: query.audio == "none",
+}
+
+
+def measure(run: Run, places: Places, steps: int) -> dict[str, Any]:
+    """Train one network and score it on the test videos, with real and with noised audio."""
+    config = train_config(run, places, steps)
+    result = train(config, places.run(run))
+    checkpoint = Checkpoint.load(result.best)
+    network = checkpoint.network()
+    noise = {}
+    for share in SHARES if not run.share and run.name in ("full", "no importance") else ():
+        folder = places.data(run.seed, share)
+        noise[str(share)] = scores_by_group(network, checkpoint, folder, places.cache(run.seed))
+    return {
+        "run": vars(run),
+        "test": scores_by_group(network, checkpoint, Path(config.data), places.cache(run.seed)),
+        "noised_test": noise,
+        "best_step": result.card["best_step"],
+        "samples_per_second": result.card["samples_per_second"],
+        "history": result.card["history"],
+        "training_queries": result.card["data"]["training_queries"],
+    }
+
+
+def scores_by_group(
+    network: IMGNetwork, checkpoint: Checkpoint, folder: Path, cache: Path
+) -> dict[str, Mapping[str, Any]]:
+    """Per group of test queries: their number, each head's scores, the mean importance."""
+    task = open_task("charades", "i3d", folder)
+    data = GroundingData(task, "glove", ("test",), cache, vocabulary=checkpoint.vocabulary)
+    answers = answers_of_network(network, data, data.queries["test"])
+    planted = read_planted(folder).by_qid("txt")
+    facts = [planted[sample.qid] for sample in answers.queries.samples]
+    return {
+        name: _group(answers, np.array([bool(inside(fact)) for fact in facts])) | _chance(facts, inside, name)
+        for name, inside in GROUPS.items()
+        if any(inside(fact) for fact in facts)
+    }
+
+
+def _group(answers: Answers, rows: np.ndarray) -> dict[str, Any]:
+    found: dict[str, Any] = {"queries": int(rows.sum())}
+    for head in answers.windows:
+        ious = answers.ious(head)[rows]
+        if (answered := ~np.isnan(ious)).any():
+            found[head] = summarise(ious[answered])
+    importance = answers.importance[rows]
+    heard = importance[~np.isnan(importance)]
+    found["importance"] = float(heard.mean()) if len(heard) else math.nan
+    return found
+
+
+def _chance(facts: list[PlantedQuery], inside: Any, name: str) -> dict[str, Any]:
+    """What an answer scores that knows how moments are placed in videos, but not this video: another query's."""
+    if name != "all":
+        return {}
+    from img_deploy.training.metrics import window_iou
+
+    fractions = np.array([(q.cut_window[0] / q.duration, q.cut_window[1] / q.duration) for q in facts if inside(q)])
+    ious = [window_iou(np.roll(fractions, k, axis=0), fractions) for k in range(1, len(fractions))]
+    return {"chance": summarise(np.concatenate(ious))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("slug")
+    parser.add_argument("--steps", type=int, required=True)
+    given = parser.parse_args()
+    places = Places(given.work)
+    run = next(run for run in planned() if run.slug == given.slug)
+    result = measure(run, places, given.steps)
+    file = places.result(run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**result, "steps": given.steps}, indent=1), "utf-8")
+    temporary.replace(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Run the study: ``python -m img_deploy.benchmarks.learning.study WORK --jobs 2 --docs docs``.
+
+Runs that have a result are not repeated, so the command can be stopped and started again.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
+from img_deploy.training.planted import replace_audio_with_noise, write_planted
+
+STEPS = 1500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for data, runs and results; about 4 GB")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps per run")
+    parser.add_argument("--docs", type=Path, help="write learning.md's tables and pictures here and leave")
+    given = parser.parse_args()
+    places = Places(given.work)
+    if given.docs is not None:
+        from img_deploy.benchmarks.learning.report import write_report
+
+        write_report(places, given.docs)
+        return
+    generate(places)
+    failed = run_all(places, given.jobs, given.steps)
+    sys.exit(f"{failed} runs failed; their output is in {given.work / 'logs'}" if failed else 0)
+
+
+def generate(places: Places) -> None:
+    """The planted sets of all seeds and shares of noise, where they are not there yet."""
+    for seed in SEEDS:
+        if not places.data(seed).exists():
+            write_planted(places.data(seed), planted_config(seed))
+        for share in SHARES:
+            if share and not places.data(seed, share).exists():
+                replace_audio_with_noise(places.data(seed), places.data(seed, share), share, seed)
+
+
+def run_all(places: Places, jobs: int, steps: int) -> int:
+    """All runs without a result, ``jobs`` at a time; returns how many failed."""
+    waiting = [run for run in planned() if not places.result(run).exists()]
+    running: dict[Run, subprocess.Popen[bytes]] = {}
+    failed = 0
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            run = waiting.pop(0)
+            running[run] = _start(run, places, steps)
+        time.sleep(1)
+        for run in [run for run, process in running.items() if process.poll() is not None]:
+            code = running.pop(run).returncode
+            failed += code != 0
+            print(
+                f"{time.strftime('%H:%M:%S')} {run.slug}: {'done' if code == 0 else f'failed with {code}'}", flush=True
+            )
+    return failed
+
+
+def _start(run: Run, places: Places, steps: int) -> subprocess.Popen[bytes]:
+    shutil.rmtree(places.run(run), ignore_errors=True)  # of a run that did not finish
+    log = places.work / "logs" / f"{run.slug}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    module = "img_deploy.benchmarks.learning.measure"
+    command = [sys.executable, "-m", module, str(places.work), run.slug, "--steps", str(steps)]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":
+    main()
