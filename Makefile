@@ -24,6 +24,7 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "img-deploy needs Python 3.11 or 3.12; run make PYTHON=python3.12")'
+	@echo "setting up .venv: a few minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -U pip
 	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,train,dev]"
