@@ -1,8 +1,10 @@
 """Exported bundles of the small runs, each made once however many processes run the tests."""
 
 import os
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,3 +61,42 @@ def session_of():
         return run
 
     return make
+
+
+@pytest.fixture
+def run_cli(capsys):
+    """Function: run a command line in this process -> code, out, err."""
+
+    def run(*arguments):
+        from img_deploy.cli.main import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        text = capsys.readouterr()
+        return SimpleNamespace(code=left.value.code, out=text.out, err=text.err)
+
+    return run
+
+
+@pytest.fixture
+def quick_graphs(exported, monkeypatch):
+    """Exports of the tiny GloVe run take their graphs from the exported bundle: tracing takes a while."""
+    from img_deploy.export import bundle_from_checkpoint as module
+
+    source = exported("tiny_glove") / "onnx" / "fp32"
+
+    def copied(_network, folder, precision, tell):
+        tell(f"copying ({precision})")
+        shutil.copytree(source, folder / "onnx" / precision)
+        return {path.stem: f"onnx/{precision}/{path.name}" for path in (folder / "onnx" / precision).iterdir()}
+
+    monkeypatch.setattr(module, "_write_graphs", copied)
+
+
+@pytest.fixture
+def best(checkpoints, tmp_path):
+    """The tiny GloVe run as a checkpoint file."""
+    path = tmp_path / "best.pt"
+    checkpoints["tiny_glove"].save(path)
+    return path

@@ -76,7 +76,7 @@ def test_names_say_where_a_node_stems_from(graph):
     assert any(name.startswith("visual.") for name in inside)
 
 
-def test_what_it_says_of_itself(graph, exported):
+def test_what_it_says_of_itself(graph):
     """A file found alone could not be told from any other."""
     spec, model, path = graph
     told = {entry.key: entry.value for entry in model.metadata_props}
@@ -84,7 +84,9 @@ def test_what_it_says_of_itself(graph, exported):
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     assert told["format"] == "img-deploy"
     assert (told["graph"], told["precision"], told["config_sha256"]) == (spec.name, "fp32", digest)
-    assert told["torch"] and told["onnx"] and told["schema"]
+    assert told["torch"]
+    assert told["onnx"]
+    assert told["schema"]
 
 
 def test_no_trace_of_the_machine(graph):
@@ -107,7 +109,8 @@ def test_gru_nodes(exported):
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         assert attributes["direction"] == b"bidirectional"
         assert attributes["linear_before_reset"] == 1
-        assert len(node.input) >= 5 and node.input[4]
+        assert len(node.input) >= 5
+        assert node.input[4]
 
 
 def test_weights_are_folded(exported):

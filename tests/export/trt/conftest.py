@@ -3,14 +3,24 @@
 ``make trt-bindings`` puts the bindings into ``.trt/<version>/``. A test that needs them is skipped without them.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+
+from img_deploy.export import engines
+from img_deploy.export.engine_options import EngineOptions
+from img_deploy.kernels import plugin_ptx, trt_plugins
+from img_deploy.kernels.plugin_ptx import PluginKernel
+from img_deploy.runtime.backends import trt as trt_backend
+from img_deploy.runtime.engine_files import TrtMachine
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -59,3 +69,78 @@ def in_bindings(stubs: Callable[[str], Path]) -> Callable[..., str]:
         return done.stdout.splitlines()[-1]  # before it, TensorRT's logger
 
     return run
+
+
+class HostStream:
+    """Stands in for a CUDA stream: its device is the processor, and what is put on it is done at once."""
+
+    handle = 7
+    captures_fail = False
+
+    def device_memory(self, size: int) -> torch.Tensor:
+        return torch.full((size,), 0x55, dtype=torch.uint8)
+
+    host_memory = device_memory
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        target.copy_(source)
+
+    def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
+        if HostStream.captures_fail:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return launch
+
+    def wait(self) -> None:
+        pass
+
+
+def kernels_without_compiling(node: str, types: object, sizes: object, target: object) -> tuple[PluginKernel, ...]:
+    return (PluginKernel("kernel", f"{node} {types} {sizes} {target}", 32, 0, {}, "any"),)
+
+
+@pytest.fixture
+def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The stand-in of ``double.py`` in the place of ``tensorrt`` 11.4, on a GPU of compute capability 9.0."""
+    spec = importlib.util.spec_from_file_location("tensorrt", HERE / "double.py")
+    double = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(double)
+    double.__version__ = "11.4.0.106"
+    monkeypatch.setitem(sys.modules, "tensorrt", double)
+
+    def machine(trt: ModuleType) -> TrtMachine:
+        return TrtMachine(trt.__version__, "NVIDIA H200", "9.0")
+
+    monkeypatch.setattr(engines, "this_machine", machine)
+    monkeypatch.setattr(trt_backend, "this_machine", machine)
+    monkeypatch.setattr(trt_backend, "CudaStream", HostStream)
+    monkeypatch.setattr(HostStream, "captures_fail", False)
+    monkeypatch.setattr(trt_plugins, "register_plugins", lambda nodes, _target: double.registered.update(nodes))
+    monkeypatch.setattr(plugin_ptx, "plugin_kernels", kernels_without_compiling)
+    return double
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(max_batch=16, timing_cache=tmp_path / "cache" / "timing")
+
+
+@pytest.fixture
+def bundle(exported: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the exported small GloVe run, without engines."""
+    return Path(shutil.copytree(exported("tiny_glove"), tmp_path / "deploy"))
+
+
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("built") / "deploy"
+
+
+@pytest.fixture
+def with_engines(_built: Path, exported: Callable[[str], Path], trt: ModuleType, tmp_path: Path) -> Path:
+    """A copy of the bundle with fp32 engines of ``double.py``."""
+    if not _built.exists():
+        shutil.copytree(exported("tiny_glove"), _built)
+        made = EngineOptions(max_batch=16, timing_cache=_built.with_name("timing"))
+        engines.add_engines(_built, options=made)
+        trt.IExecutionContext.executed.clear()
+    return Path(shutil.copytree(_built, tmp_path / "with_engines"))
