@@ -1,6 +1,5 @@
 """Many questions over a folder: every pair once, every video read and encoded once, and little in memory."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -99,7 +98,6 @@ def test_only_a_window_is_held(engine, folder, monkeypatch):
 
     def watch(*arguments, **options):
         nonlocal most
-        gc.collect()
         made = encode(*arguments, **options)
         alive.update(made)
         most = max(most, len(alive))
