@@ -189,6 +189,7 @@ def constants_as_nodes(graph: "ir.Graph") -> None:
 
     nodes = []
     for value in list(graph.initializers.values()):
+        assert value.const_value is not None
         node = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], name=value.name)
         node.outputs[0].name, node.outputs[0].type = value.name, value.type
         value.replace_all_uses_with(node.outputs[0])

@@ -87,7 +87,7 @@ def _bundle(path: Path) -> Inspection:
     }
     sections = {"bundle": section, "limits": dict(manifest.limits), "configuration": dict(manifest.config)}
     sections |= _if_any(provenance=manifest.provenance, metrics=manifest.metrics, versions=manifest.versions)
-    files = {
+    files: dict[str, list[Any]] = {
         "file": list(manifest.files),
         "bytes": [(bundle.folder / name).stat().st_size for name in manifest.files],
         "sha256": list(manifest.files.values()),

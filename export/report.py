@@ -1,12 +1,14 @@
 """The verification table: for people, and as a file of the bundle."""
 
+from collections.abc import Sequence
+
 from img_deploy.export.verify import BUDGETS, Row, Verification
 
 REPORT = "verification.md"
 NUMBERS = ("largest", "mean", "same span", "IoU", "samples", "size")
 
 
-def columns(verification: Verification) -> dict[str, list[str]]:
+def columns(verification: Verification) -> dict[str, Sequence[str]]:
     """Heading -> cells, one per row."""
     rows = verification.rows
     return {

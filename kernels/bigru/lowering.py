@@ -14,8 +14,9 @@ def bigru_nodes(x: Any, lengths: Any, weight_ih: Any, weight_hh: Any, bias_ih: A
 
     The recurrence is float32 whatever the storage, as in the reference.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     stacks, hidden = weight_hh.shape[0], weight_hh.shape[3]
     order = [gate * hidden + row for gate in R_Z_N_TO_Z_R_N for row in range(hidden)]
     rows = op.Constant(value_ints=order)
