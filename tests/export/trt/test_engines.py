@@ -18,6 +18,12 @@ from img_deploy.runtime.engine_files import EngineRecord, engine_files
 pytestmark = pytest.mark.usefixtures("trt")
 
 
+@pytest.fixture
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that are about building alone: trying the engines takes seconds."""
+    monkeypatch.setattr("img_deploy.export.engines.verified", lambda *_: [])
+
+
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -50,6 +56,7 @@ def test_engines_are_built_tried_and_listed(trt: ModuleType, bundle: Path, optio
     assert {profile for profile, batch in ran if batch > 1} == {1}
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize(("version", "flags"), [("10.16.1.11", (1 << 1) | (1 << 3)), ("11.4.0.106", 1 << 3)])
 def test_networks_are_strongly_typed(
     version: str, flags: int, trt: ModuleType, bundle: Path, options: EngineOptions
@@ -61,6 +68,7 @@ def test_networks_are_strongly_typed(
     assert all(report.record.tensorrt == version for report in reports)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_the_builder_is_told_everything(trt: ModuleType, bundle: Path, options: EngineOptions) -> None:
     """An option that does not reach TensorRT would be a promise in the record that nothing keeps."""
     asked = replace(
@@ -80,6 +88,7 @@ def test_the_builder_is_told_everything(trt: ModuleType, bundle: Path, options: 
     assert all(report.record.profiles[1]["batch"] == (2, 4, 4) for report in reports)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_what_is_there_already_is_not_built_again(with_engines: Path, options: EngineOptions) -> None:
     """Minutes would go by for an engine that the bundle has; or another build's engine would pass for this one's."""
     known = {graph: engine_files(Bundle.open(with_engines), graph)[0].record.key for graph in GRAPH_NAMES}
@@ -93,6 +102,7 @@ def test_what_is_there_already_is_not_built_again(with_engines: Path, options: E
         assert keys[1] == known[graph]
 
 
+@pytest.mark.usefixtures("unverified")
 def test_the_timing_cache_goes_on_from_build_to_build(bundle: Path, options: EngineOptions) -> None:
     """Every build would time every kernel anew; or a cache of another GPU would stop all builds."""
     assert options.timing_cache is not None

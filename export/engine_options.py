@@ -1,0 +1,42 @@
+"""What building a TensorRT engine can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from img_deploy.errors import InputError
+from img_deploy.runtime.engine_files import HARDWARE
+
+DEFAULT_MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Raises InputError where they are out of range; all problems are named together."""
+
+    max_batch: int = DEFAULT_MAX_BATCH
+    """Largest batch; two profiles are built, for one sample and for 2 to this many."""
+    workspace_mib: int | None = None
+    """Most GPU memory that a layer may use while it runs; None leaves it to TensorRT (all of the GPU)."""
+    hardware: str = "same_gpu"
+    """``same_gpu`` (the fastest), ``same_capability``, or ``ampere_plus``: where the engine may run."""
+    version_compatible: bool = False
+    """Whether later TensorRT releases of the same major version may run it; it is larger and may be slower."""
+    optimization_level: int = 3
+    """0 to 5: how long TensorRT looks for faster kernels."""
+    timing_cache: Path | None = None
+    """File with timings of earlier builds, read and written; None keeps one in the user's cache folder."""
+    plugins: bool = True
+    """Whether the fused ops run as our kernels; without, TensorRT runs their standard ops."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 1 <= self.max_batch <= 1024:
+            problems.append(f"max batch: got {self.max_batch}, expected 1 to 1024")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            problems.append(f"workspace: got {self.workspace_mib} MiB, expected at least 1")
+        if self.hardware not in HARDWARE:
+            problems.append(f"hardware: got {self.hardware!r}, expected one of {', '.join(HARDWARE)}")
+        if not 0 <= self.optimization_level <= 5:
+            problems.append(f"optimisation level: got {self.optimization_level}, expected 0 to 5")
+        if problems:
+            raise InputError("; ".join(problems))

@@ -1,0 +1,195 @@
+"""An exported graph made ready for TensorRT's parser: which nodes become plugins, and which standard ops remain.
+
+TensorRT's parser knows a node by its operator type, and quietly inlines a local function whose plugin it does not
+find. So the bodies of nodes that are to be plugins are taken out: a plugin that is missing stops the parser.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from img_deploy.errors import BackendError
+from img_deploy.kernels.lowering import DOMAIN
+from img_deploy.kernels.plugin_form import plugin_form
+from img_deploy.kernels.plugin_names import GRU_NODE, NODE_ATTRIBUTES, RECURRENCE_NODE
+
+if TYPE_CHECKING:
+    import onnx
+
+TABLE = Path(__file__).parent / "data" / "tensorrt_operators_10.1.json"
+_TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "BOOL": "bool", "INT32": "int32", "INT64": "int64"}
+_TABLE_TYPES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "bool": "BOOL", "int32": "INT32", "int64": "INT64"}
+_LARGEST_HIDDEN = 128
+"""Hidden size up to which the GRU has a kernel; see ``kernels/bigru``."""
+
+
+@dataclass(frozen=True)
+class PluginNode:
+    """A node that becomes a plugin. ``sizes`` holds the largest size of each axis of each input, 0 where unknown."""
+
+    name: str
+    node: str
+    types: tuple[str, ...]
+    sizes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class TensorRTGraph:
+    """What the parser is given."""
+
+    model: bytes
+    plugins: tuple[PluginNode, ...]
+
+
+def tensorrt_graph(path: Path, limits: Mapping[str, int], plugins: bool = True) -> TensorRTGraph:
+    """Read an exported graph and prepare it.
+
+    Args:
+        path: ONNX file of a bundle.
+        limits: axis (``batch``, ``clips``, ``words``, ``chars``) -> largest size.
+        plugins: whether nodes of fused ops become plugins; without, their bodies of standard ops are put in place.
+
+    Raises:
+        BackendError: a node of our domain has no plugin, or lacks a type that its kernel needs to know.
+    """
+    import onnx
+    import onnx.inliner
+
+    model = onnx.load(path)
+    if not plugins:
+        return TensorRTGraph(onnx.inliner.inline_local_functions(model).SerializeToString(), ())
+    values = _values(model, limits)
+    _split_gru(model, values)
+    found = [_plugin_node(node, values, path) for node in model.graph.node if _becomes_plugin(node)]
+    made = {plugin.node for plugin in found}
+    kept = [function for function in model.functions if function.name not in made and function.name in _called(model)]
+    del model.functions[:]
+    model.functions.extend(kept)
+    return TensorRTGraph(model.SerializeToString(), tuple(found))
+
+
+def _called(model: "onnx.ModelProto") -> set[str]:
+    return {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+
+
+def _becomes_plugin(node: "onnx.NodeProto") -> bool:
+    return node.domain == DOMAIN and not node.op_type.startswith(GRU_NODE)
+
+
+_Values = dict[str, tuple[str, tuple[int, ...]]]
+"""Name of a value -> element type and sizes."""
+
+
+def _values(model: "onnx.ModelProto", limits: Mapping[str, int]) -> _Values:
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values: _Values = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        sizes = tuple(limits.get(dim.dim_param, dim.dim_value) for dim in tensor.shape.dim)
+        values[value.name] = (onnx.TensorProto.DataType.Name(tensor.elem_type), sizes)
+    for weight in inferred.graph.initializer:
+        values[weight.name] = (onnx.TensorProto.DataType.Name(weight.data_type), tuple(weight.dims))
+    return values
+
+
+def _plugin_node(node: "onnx.NodeProto", values: _Values, path: Path) -> PluginNode:
+    """Describe a node and give it the attributes that the parser reads. Raises BackendError."""
+    import onnx
+
+    try:
+        form = plugin_form(node.op_type)
+    except ValueError as error:
+        raise BackendError(f"{path}: {error}; export the bundle again, or build with --plugins off") from None
+    if len(node.input) != len(form.inputs) or any(name not in values for name in node.input):
+        missing = [name for name in node.input if name not in values]
+        raise BackendError(
+            f"{path}: {node.op_type} got {len(node.input)} inputs ({len(missing)} of unknown type), expected "
+            f"{len(form.inputs)}; export the bundle again"
+        )
+    named = dict(zip(form.inputs, (values[name] for name in node.input), strict=True))
+    have = {attribute.name for attribute in node.attribute}
+    for name, value in NODE_ATTRIBUTES.items():
+        if name not in have:
+            node.attribute.append(onnx.helper.make_attribute(name, value))
+    types = tuple(_TYPES[kind] for kind, _ in named.values())
+    return PluginNode(node.name, node.op_type, types, {name: sizes for name, (_, sizes) in named.items()})
+
+
+def _split_gru(model: "onnx.ModelProto", values: _Values) -> None:
+    """Each GRU layer becomes the matrix product of its inputs and the plugin of its loop over time."""
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        weight = values.get(node.input[3], ("", ()))[1] if node.op_type.startswith(GRU_NODE) else ()
+        if weight and weight[-1] <= _LARGEST_HIDDEN:
+            nodes += _gru_parts(model, node, values)
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _gru_parts(model: "onnx.ModelProto", node: "onnx.NodeProto", values: _Values) -> list["onnx.NodeProto"]:
+    import onnx
+    from onnx import helper
+
+    x, lengths, weight_ih, weight_hh, bias_ih, bias_hh = node.input
+    storage, (stacks, _directions, rows, width) = values[weight_ih]
+    prefix = f"{node.name or node.output[0]}/gates"
+    tall, row = f"{prefix}/weight_shape", f"{prefix}/bias_shape"
+    for name, shape in ((tall, [stacks, 1, 2 * rows, width]), (row, [stacks, 1, 1, 2 * rows])):
+        model.graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [4], shape))
+    parts = [
+        helper.make_node("Reshape", [weight_ih, tall], [f"{prefix}/w"], f"{prefix}/reshape_weight"),
+        helper.make_node("Transpose", [f"{prefix}/w"], [f"{prefix}/wt"], f"{prefix}/transpose", perm=[0, 1, 3, 2]),
+        helper.make_node("Reshape", [bias_ih, row], [f"{prefix}/b"], f"{prefix}/reshape_bias"),
+        helper.make_node("MatMul", [x, f"{prefix}/wt"], [f"{prefix}/product"], f"{prefix}/matmul"),
+        helper.make_node("Add", [f"{prefix}/product", f"{prefix}/b"], [f"{prefix}/sum"], f"{prefix}/add"),
+        helper.make_node(
+            RECURRENCE_NODE,
+            [f"{prefix}/sum", lengths, weight_hh, bias_hh],
+            list(node.output),
+            node.name or node.output[0],
+            domain=DOMAIN,
+        ),
+    ]
+    sizes = values[x][1] if x in values else (0, 0, 0, 0)
+    values[f"{prefix}/sum"] = (storage, (*sizes[:3], 2 * rows))
+    return parts
+
+
+@lru_cache(maxsize=1)
+def operator_table() -> dict[str, Any]:
+    """Operators and types that TensorRT's parser takes, with the table's ``source``."""
+    table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return table
+
+
+def unsupported(model: "onnx.ModelProto") -> list[str]:
+    """What of a graph's standard ops TensorRT's parser does not take: operators, or types of what they work on.
+
+    Nodes of our own domain are plugins and are passed over; bodies of functions are looked into.
+    """
+    import onnx
+
+    operators = operator_table()["operators"]
+    values = _values(model, {})
+    problems = set()
+    bodies: list[Sequence[onnx.NodeProto]] = [model.graph.node, *(function.node for function in model.functions)]
+    for nodes in bodies:
+        for node in nodes:
+            if node.domain not in ("", "ai.onnx"):
+                continue
+            entry = operators.get(node.op_type)
+            if entry is None or not entry["supported"]:
+                problems.add(f"operator {node.op_type}")
+                continue
+            for name in (*node.input[:1], *node.output):
+                kind = _TYPES.get(values[name][0]) if name in values else None
+                if kind and _TABLE_TYPES[kind] not in entry["types"]:
+                    problems.add(f"operator {node.op_type} with {_TABLE_TYPES[kind]}")
+    return sorted(problems)
