@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from img_deploy.errors import ImgDeployError
-from img_deploy.model.network import IMGNetwork
+from img_deploy.model.network import IMGNetwork, NetworkOutput
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import Batch
 from img_deploy.training.losses import LossConfig, LossTerms, total_loss
 from img_deploy.training.schedule import build_optimizer, warm_up
 
-SHOWN_NAMES = 8
+SHOWN_NAMES = 64
 """Queries of a bad batch that an error names at most."""
 
 
@@ -56,7 +56,7 @@ class GroundingModule(L.LightningModule):
         assert batch.targets is not None
         terms = total_loss(output, batch.targets, warm_up(self.epoch, self.config.distill_warm_up), self.losses)
         if not torch.isfinite(terms.total):
-            raise NonFiniteLoss(_describe(terms, batch, step))
+            raise NonFiniteLoss(_describe(terms, output, batch, step))
         self.last_terms, self.last_importance = terms, output.importance.detach()
         return terms.total
 
@@ -91,12 +91,19 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(int(high) << 32 | int(low))
 
 
-def _describe(terms: LossTerms, batch: Batch, step: int) -> str:
+def _describe(terms: LossTerms, output: NetworkOutput, batch: Batch, step: int) -> str:
     bad = [name for name, value in terms.scalars().items() if name != "total" and not torch.isfinite(value)]
     names = [f"{qid} ({vid})" for qid, vid in zip(batch.qids, batch.vids, strict=True)]
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    heads = (output.fused, output.visual, output.audio)
+    broken = ~torch.stack([torch.isfinite(head.saliency).all(1) for head in heads]).all(0)
+    culprits = [name for name, wrong in zip(names, broken.tolist(), strict=True) if wrong]
+    blamed = f"; not finite are the answers to {_some(culprits)}" if 0 < len(culprits) < len(names) else ""
     return (
         f"step {step}: got loss {terms.total.item()} ({', '.join(bad) or 'their sum'} not finite), expected a number; "
-        f"the batch holds the queries {', '.join(names[:SHOWN_NAMES])}{more}; "
-        "look at their features, or lower the learning rate"
+        f"the batch holds the queries {_some(names)}{blamed}; look at their features, or lower the learning rate"
     )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more

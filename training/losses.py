@@ -115,8 +115,12 @@ def importance_loss(importance: Tensor, label: Tensor) -> Tensor:
         Scalar float32.
     """
     # Autocast refuses binary_cross_entropy on half precision, and rightly: log(1 - p) wants float32.
+    # NaN it refuses with an error of its own, on a GPU by ending the process: the loss shall be NaN instead.
     with torch.autocast(importance.device.type, enabled=False):
-        return F.binary_cross_entropy(importance.float(), label.float())
+        p = importance.float()
+        good = torch.isfinite(p)
+        loss = F.binary_cross_entropy(torch.where(good, p, torch.full_like(p, 0.5)), label.float())
+        return torch.where(good.all(), loss, torch.full_like(loss, float("nan")))
 
 
 def distillation_loss(

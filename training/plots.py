@@ -76,7 +76,7 @@ def _heads(evaluation: Evaluation, title: str) -> "Figure":
         axes.set_title(f"{group}, {own[0].queries} queries", fontsize=10)
         axes.set_ylim(0, 100)
     figure.axes[0].set_ylabel("percent, 95% interval over videos")
-    figure.axes[0].legend(frameon=False, fontsize=9, loc="upper right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 

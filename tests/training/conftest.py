@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from img_deploy.training.config import TrainConfig
 
 PIECES = Path(__file__).parents[1] / "golden" / "pieces"
 
@@ -22,3 +25,47 @@ def golden_losses() -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(PIECES / "losses.safetensors")
+
+
+@pytest.fixture(scope="session")
+def narrow_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planted Charades of 24 short videos with narrow features: 60 training queries, 12 of the test set."""
+    from img_deploy.training.planted import PlantedConfig, write_planted
+
+    folder = tmp_path_factory.mktemp("narrow") / "data"
+    sizes = {"videos": 24, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}
+    shares = {"noise_share": 0.1, "no_audio_share": 0.1}
+    write_planted(folder, PlantedConfig(**sizes, **shares, video_width=24, audio_width=20))
+    return folder
+
+
+@pytest.fixture
+def tiny_config(narrow_data: Path, tmp_path_factory: pytest.TempPathFactory) -> "Callable[..., TrainConfig]":
+    """Function: settings of a run of seconds; keyword arguments change them."""
+    from img_deploy.training.config import TrainConfig
+
+    cache = tmp_path_factory.getbasetemp() / "features"
+
+    def make(**changes: Any) -> TrainConfig:
+        values = {
+            "task": "charades",
+            "features": "i3d",
+            "data": str(narrow_data),
+            "cache": str(cache),
+            "video_width": 24,
+            "audio_width": 20,
+            "dim": 8,
+            "heads": 2,
+            "char_dim": 4,
+            "slot_iterations": 1,
+            "gru_layers": 1,
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 2e-3,
+            "evaluations": 1,
+            "accelerator": "cpu",
+            "threads": 1,
+        }
+        return TrainConfig(**{**values, **changes})
+
+    return make

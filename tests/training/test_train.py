@@ -1,0 +1,248 @@
+"""Training runs of a few steps: what they write, and that they are repeatable, resumable and stop when they must."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from img_deploy.errors import CheckpointError, ConfigError, InputError
+from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.training.keeper import Keeper
+from img_deploy.training.lit_module import NonFiniteLoss
+from img_deploy.training.train import prepare, train
+
+
+class Interrupted(Exception):
+    """Stands for a power cut: nothing of the run is told to stop."""
+
+
+def stop_at(step):
+    def listener(progress):
+        if progress.step == step:
+            raise Interrupted
+
+    return listener
+
+
+def weights(folder, name="best.pt"):
+    return Checkpoint.load(folder / name).weights
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Function: a finished run of some settings, made once."""
+    made = {}
+
+    def make(config):
+        if config not in made:
+            made[config] = tmp_path_factory.mktemp("whole") / "run"
+            train(config, made[config])
+        return made[config]
+
+    return make
+
+
+def test_the_loss_of_the_first_steps(tiny_config, tmp_path):
+    """A change of the network, the objective, the data or the optimiser shows as other losses."""
+    losses = []
+    train(tiny_config(dropout=0.0), tmp_path / "run", listener=lambda progress: losses.append(progress.loss))
+    np.testing.assert_allclose(losses, [54.7503, 37.8238, 39.5772, 38.8241, 31.1977, 28.8925], rtol=2e-3)
+
+
+def test_a_run_leaves_what_it_promises(tiny_config, uninterrupted):
+    """Settings, checkpoints, logs and card are what a user comes back to."""
+    config = tiny_config(epochs=4)
+    run = uninterrupted(config)
+    names = {path.name for path in run.iterdir()}
+    assert {"best.pt", "config.yaml", "resume.ckpt", "logs", "card.json", "card.md"} <= names
+    assert sorted(name for name in names if name.startswith("last-")) == [f"last-{step:07d}.pt" for step in (6, 9, 12)]
+    checkpoint = Checkpoint.load(run / "best.pt")
+    card = json.loads((run / "card.json").read_text())
+    assert checkpoint.metrics["fused/R1@0.7"] == max(row["fused/R1@0.7"] for row in card["history"])
+    assert checkpoint.features == {"video": {"name": "plain", "width": 24}, "audio": {"name": "plain", "width": 20}}
+    assert checkpoint.provenance["config"] == config.as_dict()
+    assert card["data"]["training_queries_without_audio_left_out"] == 6
+    assert "held out" in card["protocol"]
+    assert list((run / "logs").glob("events*"))
+    checkpoint.network()
+
+
+def test_logs_hold_every_loss_the_importance_and_the_scores(tiny_config, tmp_path):
+    """A run whose log lacks a term cannot be judged afterwards."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny_config(log_every=2, epochs=1), tmp_path / "run")
+    log = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    scalars, histograms = set(log.Tags()["scalars"]), set(log.Tags()["histograms"])
+    terms = {"total", "location_fused", "location_visual", "location_audio", "saliency_fused", "saliency_visual"}
+    terms |= {"saliency_audio", "distill_visual", "distill_audio", "importance"}
+    assert {f"loss/{term}" for term in terms} <= scalars
+    assert {f"evaluation/{head}/R1@0.7" for head in ("fused", "visual", "audio")} <= scalars
+    assert {"importance/predicted", "importance/label", "evaluation/importance"} <= histograms
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_config, uninterrupted, tmp_path):
+    """A result that cannot be had again cannot be checked."""
+    again = tmp_path / "again"
+    train(tiny_config(epochs=4), again)
+    first = weights(uninterrupted(tiny_config(epochs=4)))
+    assert_same_weights(weights(again), first)
+    train(tiny_config(epochs=4, seed=1), tmp_path / "other")
+    assert not torch.equal(weights(tmp_path / "other")["saliency.weight"], first["saliency.weight"])
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(tiny_config, uninterrupted, tmp_path, step):
+    """Dropout, slot noise, order of the queries, learning rate, optimiser, best score so far: all must come back.
+
+    Step 9 ends an epoch and is evaluated; between states, steps are done again.
+    """
+    config = tiny_config(epochs=4, save_every=4)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(config, run, listener=stop_at(step))
+    train(config, run, resume=True)
+    whole = uninterrupted(config)
+    for name in ("best.pt", "last-0000012.pt"):
+        assert_same_weights(weights(run, name), weights(whole, name))
+    cards = [json.loads((folder / "card.json").read_text()) for folder in (run, whole)]
+    assert cards[0]["history"] == cards[1]["history"]
+    assert cards[0]["test"] == cards[1]["test"]
+
+
+def test_a_killed_process_goes_on_to_the_same_weights(tiny_config, uninterrupted, tmp_path):
+    """kill -9 leaves no time to save anything."""
+    config = tiny_config(epochs=4, save_every=4)
+    run = tmp_path / "run"
+    file = tmp_path / "settings.yaml"
+    config.save(file)
+    command = [sys.executable, "-m", "img_deploy.cli.main", "train", "--config", str(file), "--out", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "resume.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    train(config, run, resume=True)
+    assert_same_weights(weights(run), weights(uninterrupted(config)))
+
+
+def test_a_finished_run_is_resumed_without_harm(tiny_config, uninterrupted):
+    """--resume in a script that is run twice must not train on, nor lose the card."""
+    run = uninterrupted(tiny_config(epochs=4))
+    before = weights(run)
+    history = json.loads((run / "card.json").read_text())["history"]
+    train(tiny_config(epochs=4), run, resume=True)
+    assert_same_weights(weights(run), before)
+    assert json.loads((run / "card.json").read_text())["history"] == history
+
+
+def test_a_damaged_state_is_one_clear_error(tiny_config, uninterrupted, tmp_path):
+    """A state cut short by a full disk must not be a traceback of torch."""
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted(tiny_config(epochs=4)), run)
+    state = run / "resume.ckpt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"resume\.ckpt: cannot be read"):
+        train(tiny_config(epochs=4), run, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_config, tmp_path, narrow_data):
+    """Training on after a NaN wastes days; without names nobody finds the video."""
+    import shutil
+
+    broken = tmp_path / "data"
+    shutil.copytree(narrow_data, broken)
+    vid = prepare(tiny_config()).train.vids[0]
+    path = broken / "features" / "charades" / "i3d_video" / f"{vid}.npy"
+    np.save(path, np.full_like(np.load(path), 3e38))
+    with pytest.raises(NonFiniteLoss, match=r"step \d+: got loss nan") as caught:
+        train(tiny_config(data=str(broken)), tmp_path / "run")
+    batch, _, blamed = str(caught.value).partition("; not finite are the answers to ")
+    assert batch.count("(") == 17  # 16 queries, and what is not finite
+    assert blamed.count("(") == blamed.count(f"({vid})") > 0
+
+
+def test_an_existing_run_is_not_overwritten(tiny_config, uninterrupted):
+    """Ten days of training under the same name."""
+    with pytest.raises(ConfigError, match="holds a training run; continue it with --resume"):
+        train(tiny_config(), uninterrupted(tiny_config(epochs=4)))
+
+
+def test_validation_videos_are_not_trained_on(tiny_config):
+    """A validation split by query would hold out sentences of videos that were seen."""
+    material = prepare(tiny_config(validation_share=0.3))
+    assert not set(material.train.vids) & set(material.watched.vids)
+    assert not set(material.train.vids) & set(material.data.queries["test"].vids)
+    assert 0.2 <= len(set(material.watched.vids)) / 20 <= 0.4
+
+
+def test_the_published_protocol_selects_on_the_test_set_and_says_so(tiny_config, tmp_path):
+    """The two protocols differ by points: a number without its protocol is worth nothing."""
+    result = train(tiny_config(select_on="test", epochs=1), tmp_path / "run")
+    assert "published protocol" in result.card["protocol"]
+    assert "selected on the test set" in (result.run / "card.md").read_text()
+    scores = result.test.score("fused").metrics["R1@0.7"].value
+    assert scores == pytest.approx(result.card["selection"]["fused/R1@0.7"])
+
+
+@pytest.mark.parametrize("name", ["use_importance", "use_local", "use_event", "use_global", "use_distillation"])
+def test_ablations_train(tiny_config, tmp_path, name):
+    """A switch that only the configuration knows would publish the wrong table."""
+    result = train(tiny_config(steps=2, **{name: False}), tmp_path / "run")
+    checkpoint = Checkpoint.load(result.best)
+    if name != "use_distillation":
+        assert getattr(checkpoint.config, name) is False
+    assert checkpoint.provenance["config"][name] is False
+
+
+def test_without_distillation_its_terms_have_no_weight(tiny_config):
+    """The ablation table of the paper needs the very objective without the term."""
+    from img_deploy.training.lit_module import loss_config
+
+    assert loss_config(tiny_config(use_distillation=False)).distill_weight == 0
+    assert loss_config(tiny_config(use_importance=False)).importance_weight == 0
+    assert loss_config(tiny_config()).distill_weight == 10
+
+
+def test_a_set_without_any_sound_is_refused(tiny_config, tmp_path, narrow_data):
+    """There is nothing to train the audio stream on."""
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(narrow_data, data)
+    for path in (data / "features" / "charades" / "audio").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no training video with sound"):
+        prepare(tiny_config(data=str(data), cache=str(tmp_path / "cache")))
+
+
+def test_evaluations_are_as_often_as_asked(tiny_config):
+    """Twice per epoch and at the end: a run of 5 steps per epoch is evaluated after 2, 5, 7, 10, ... steps."""
+    from types import SimpleNamespace
+
+    from img_deploy.training.keeper import is_evaluated
+
+    module = SimpleNamespace(epoch_steps=5, total_steps=13)
+    found = [step for step in range(1, 14) if is_evaluated(step, module, tiny_config(evaluations=2))]
+    assert found == [2, 5, 7, 10, 12, 13]
+
+
+def test_states_hold_the_best_score(tiny_config, uninterrupted):
+    """Without it a resumed run would replace the best checkpoint by its first one."""
+    state = torch.load(uninterrupted(tiny_config(epochs=4)) / "resume.ckpt", weights_only=True)
+    kept = state["callbacks"][Keeper.__qualname__]
+    assert kept["best"] == max(row["fused/R1@0.7"] for row in kept["history"])
