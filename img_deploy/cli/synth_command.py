@@ -13,7 +13,10 @@ def register(app: typer.Typer) -> None:
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder; gets dataset/ and features/.")],
-    videos: Annotated[int, typer.Option(help="Videos of each task, training and test together.")] = 480,
+    videos: Annotated[
+        int | None,
+        typer.Option(help="Videos of each task, training and test together. Default: 480; 240 with --small."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
     kind: Annotated[
         list[str] | None,
@@ -24,6 +27,13 @@ def synth(
         ),
     ] = None,
     test_share: Annotated[float, typer.Option(help="Share of the videos that is the test set, 0 to 1.")] = 1 / 6,
+    small: Annotated[
+        bool, typer.Option("--small", help="Fewer actions and shorter videos: learnt in some 700 steps.")
+    ] = False,
+    video_width: Annotated[
+        int | None, typer.Option(help="Width of the visual features, i3d alone. Default: the kind's own.")
+    ] = None,
+    audio_width: Annotated[int | None, typer.Option(help="Likewise of the audio features.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier generated dataset.")] = False,
 ) -> None:
     """Generate a dataset in which it is known what decides each query: sight, sound, or either.
@@ -35,7 +45,10 @@ def synth(
     from img_deploy.training.planted import PlantedConfig, write_planted
 
     kinds = tuple(kind or ("i3d",))
-    config = PlantedConfig(kinds=kinds, videos=videos, seed=seed, test_share=test_share)
+    changes = {"kinds": kinds, "seed": seed, "test_share": test_share}
+    given = {"videos": videos, "video_width": video_width, "audio_width": audio_width}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    config = PlantedConfig.small(**changes) if small else PlantedConfig(**changes)
     with CountBar("generating", "videos") as bar:
         summary = write_planted(out, config, overwrite, bar)
     print(f"{summary.folder}: {summary.videos} videos, {summary.queries} queries, {summary.size / 1e6:.0f} MB")
