@@ -55,7 +55,7 @@ def import_a_run(out: Path) -> None:
     dataset = REFERENCE_RUN / "dataset.pkl"
     command("import", REFERENCE_RUN, "--dataset", dataset, "--out", out / "imported.pt")
     command("export", "--ckpt", out / "imported.pt", "--out", out / "imported")
-    narrow = ("--videos", "6", "--video-width", "24", "--audio-width", "20")
+    narrow = ("--videos", "8", "--video-width", "24", "--audio-width", "20")
     command("synth", out / "narrow", "--small", *narrow)
     features, durations = out / "narrow/features/charades", out / "narrow/dataset/charades/charades.json"
     command(

@@ -146,7 +146,7 @@ class _Job:
 
         capability = int(self.machine.capability.replace(".", ""))
         target = PORTABLE if self.options.hardware == "ampere_plus" else Target(capability, self.machine.gpu)
-        kernels = []
+        kernels: list[Any] = []
         for plugin in prepared.plugins:
             kernels += plugin_kernels(plugin.node, plugin.types, plugin.sizes, target)
         register_plugins({plugin.node for plugin in prepared.plugins}, target)

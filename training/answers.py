@@ -81,7 +81,7 @@ def answers_of_engine(engine: "Engine", data: GroundingData, queries: Queries, b
             sounds = [_sound(data, video) if head == "fused" else None for video in videos[some]]
             encoded = engine.encode_video([np.array(data.store.video[v]) for v in videos[some]], sounds)
             place = {int(video): k for k, video in enumerate(videos[some])}
-            asked = engine.encode_query([_question(data, queries, row) for row in rows])
+            asked = engine.encode_query([_question(data, queries, int(row)) for row in rows])
             pairs = [(place[int(queries.videos[row])], k) for k, row in enumerate(rows)]
             answers = engine.ground(encoded, asked, pairs=pairs, batch_size=batch_size)
             spans = [answer.best.span for answer in answers]

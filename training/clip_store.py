@@ -145,8 +145,8 @@ def _create(path: Path, rows: int, width: int) -> Floats:
 
 def _open(home: Path, name: str, index: dict[str, Any]) -> Packed:
     lengths = np.asarray(index[name], np.int64)
-    mode = "r" if lengths.sum() else None
-    return Packed(np.load(home / f"{name}.npy", mmap_mode=mode, allow_pickle=False), lengths)
+    rows = np.load(home / f"{name}.npy", mmap_mode="r" if lengths.sum() else None, allow_pickle=False)
+    return Packed(rows, lengths)
 
 
 def _save_index(place: Path, index: dict[str, Any]) -> None:

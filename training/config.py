@@ -149,7 +149,8 @@ class TrainConfig:
             wanted = field.type.__name__ if isinstance(field.type, type) else str(field.type)
             if value is None and "None" in wanted:
                 continue
-            kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}[wanted.split(" ")[0]]
+            types: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+            kinds = types[wanted.split(" ")[0]]
             if not isinstance(value, kinds) or (isinstance(value, bool) and not wanted.startswith("bool")):
                 problems.append(f"{field.name} is {value!r}, expected {wanted.split(' ')[0]}")
         return problems
@@ -175,9 +176,9 @@ class TrainConfig:
 
     def _number_problems(self) -> list[str]:
         problems = []
-        counts = ("dim", "heads", "slots", "slot_iterations", "gru_layers", "char_dim", "epochs", "batch_size")
-        counts += ("evaluations", "evaluation_batch", "keep_last", "save_every", "log_every", "devices", "nodes")
-        for name in (*counts, "steps", "threads", "max_clips", "video_width", "audio_width"):
+        sizes = ("dim", "heads", "slots", "slot_iterations", "gru_layers", "char_dim", "epochs", "batch_size")
+        counts = ("evaluations", "evaluation_batch", "keep_last", "save_every", "log_every", "devices", "nodes")
+        for name in (*sizes, *counts, "steps", "threads", "max_clips", "video_width", "audio_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}, expected at least 1")

@@ -91,10 +91,11 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        text = TextInput(*(part if part is None else change(part) for part in vars(self.text).values()))
+        moved = {name: part if part is None else change(part) for name, part in vars(self.text).items()}
+        text = TextInput(**moved)  # type: ignore[arg-type]
         targets = self.targets and Targets(*map(change, vars(self.targets).values()))
-        parts = map(change, (self.video, self.audio, self.clip_mask))
-        return Batch(*parts, text, targets, self.qids, self.vids)
+        video, audio, mask = change(self.video), change(self.audio), change(self.clip_mask)
+        return Batch(video, audio, mask, text, targets, self.qids, self.vids)
 
 
 class GroundingData:

@@ -99,7 +99,7 @@ def evaluate_answers(answers: Answers, resamples: int = 1000, seed: int = 0) -> 
 
 def quick_scores(answers: Answers) -> dict[str, float]:
     """``fused/R1@0.5`` and so on, for logs and for the choice of a checkpoint: no intervals."""
-    found = {}
+    found: dict[str, float] = {}
     for head in answers.windows:
         ious = answers.ious(head)
         if (answered := ~np.isnan(ious)).any():

@@ -33,7 +33,7 @@ class StepBatches(Dataset[Batch]):
         if short := -len(rows) % self._world:
             rows = np.concatenate([rows, rows[:1].repeat(short)])  # every device takes as many
         rows = rows[self._rank :: self._world]
-        return self._data.batch(self._queries, rows, self._targets.of(epoch, rows))
+        return self._data.batch(self._queries, rows.tolist(), self._targets.of(epoch, rows))
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The queries' order in an epoch."""

@@ -23,8 +23,11 @@ _AUDIOMATTER_TVR = (
     "charades_audiomatterhao_tvr_format.json",
 )
 """The one file under the three names it has in the wild."""
-_TXT = {"train": ("charades_sta_train_qid.txt",), "test": ("charades_sta_test_qid.txt",)}
-_TVR = {"train": ("charades_sta_train_tvr_format.jsonl",), "test": ("charades_sta_test_tvr_format.jsonl",)}
+_TXT: dict[str, tuple[str, ...]] = {"train": ("charades_sta_train_qid.txt",), "test": ("charades_sta_test_qid.txt",)}
+_TVR: dict[str, tuple[str, ...]] = {
+    "train": ("charades_sta_train_tvr_format.jsonl",),
+    "test": ("charades_sta_test_tvr_format.jsonl",),
+}
 _FILES: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("charades", "txt"): _TXT,
     ("charades", "jsonl"): _TVR,

@@ -1,6 +1,7 @@
 """``img-deploy export``: a checkpoint becomes a verified bundle."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,11 @@ import typer
 
 if TYPE_CHECKING:
     from img_deploy.export.verify import Verification
+
+
+class Switch(StrEnum):
+    ON = "on"
+    OFF = "off"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,13 +26,21 @@ def export(
         Path, typer.Option("--out", "-o", help="Bundle folder to write; an older bundle there is replaced as a whole.")
     ] = Path("deploy"),
     precision: Annotated[
-        str, typer.Option(help="Precisions of the graphs, e.g. fp32; the first of several is the default.")
+        str,
+        typer.Option(help="Precisions of the graphs, separated by commas: fp32, fp16, bf16; the first is the default."),
     ] = "fp32",
     targets: Annotated[str, typer.Option(help="What to make, separated by commas: onnx.")] = "onnx",
     samples: Annotated[
         Path | None,
         typer.Option(help="Feature folder whose videos the artifacts are verified on. Default: drawn features."),
     ] = None,
+    plugins: Annotated[
+        Switch,
+        typer.Option(
+            help="on: each fused op stays one node, which TensorRT can replace by our kernel and every other runtime "
+            "expands; off: standard ops alone."
+        ),
+    ] = Switch.OFF,
     seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
 ) -> None:
     """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
@@ -38,7 +52,7 @@ def export(
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
     from img_deploy.model.checkpoint import Checkpoint
 
-    options = ExportOptions(_listed(precision), _listed(targets), samples, seed)
+    options = ExportOptions(_listed(precision), _listed(targets), samples, seed, plugins is Switch.ON)
     bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
     print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
 

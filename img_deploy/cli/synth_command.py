@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def synth(
     from img_deploy.training.planted import PlantedConfig, write_planted
 
     kinds = tuple(kind or ("i3d",))
-    changes = {"kinds": kinds, "seed": seed, "test_share": test_share}
+    changes: dict[str, Any] = {"kinds": kinds, "seed": seed, "test_share": test_share}
     given = {"videos": videos, "video_width": video_width, "audio_width": audio_width}
     changes |= {name: value for name, value in given.items() if value is not None}
     config = PlantedConfig.small(**changes) if small else PlantedConfig(**changes)

@@ -2,12 +2,12 @@
 
 import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TextIO
 
 
 def print_table(
-    columns: dict[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
     numbers: Collection[str] = (),
     title: str | None = None,
     stream: TextIO | None = None,
@@ -27,7 +27,7 @@ def print_table(
         _plain(columns, numbers, title, stream)
 
 
-def _framed(columns: dict[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:
+def _framed(columns: Mapping[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +42,7 @@ def _framed(columns: dict[str, Sequence[str]], numbers: Collection[str], title: 
     Console(file=stream, width=shutil.get_terminal_size().columns).print(table)
 
 
-def _plain(columns: dict[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:
+def _plain(columns: Mapping[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:
     if title is not None:
         print(title, file=stream)
     widths = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}

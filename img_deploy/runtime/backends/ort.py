@@ -69,7 +69,7 @@ class OrtBackend:
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         session = self.session(graph)
-        inputs = {
+        inputs: dict[str, np.ndarray] = {
             # A graph need not use everything (an ablation without sound has no use for it).
             node.name: np.ascontiguousarray(feeds[node.name], _DTYPES[node.type])
             for node in session.get_inputs()

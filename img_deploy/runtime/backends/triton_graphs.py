@@ -97,7 +97,7 @@ class Lane:
     def __init__(self, make_run: MakeRun, specs: dict[str, GraphSpec], ladders: Ladders, free: Callable[[], None]):
         self.lock = Lock()
         self._specs, self._ladders = specs, ladders
-        self._runs = GraphCache(lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT)
+        self._runs: GraphCache[Any] = GraphCache(lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT)
         self._limit = BatchLimit(ladders.most("batch"), partial(ladders.below, "batch"), self.clear)
         self._free = free
 
