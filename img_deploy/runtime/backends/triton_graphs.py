@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class Lane:
     def __init__(self, make_run: MakeRun, specs: dict[str, GraphSpec], ladders: Ladders, free: Callable[[], None]):
         self.lock = Lock()
         self._specs, self._ladders = specs, ladders
-        self._runs: GraphCache[Any] = GraphCache(lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT)
+        self._runs: GraphCache[Any, Any] = GraphCache(lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT)
         self._limit = BatchLimit(ladders.most("batch"), partial(ladders.below, "batch"), self.clear)
         self._free = free
 
