@@ -188,7 +188,8 @@ def unsupported(model: "onnx.ModelProto") -> list[str]:
             if entry is None or not entry["supported"]:
                 problems.add(f"operator {node.op_type}")
                 continue
-            for name in (*node.input[:1], *node.output):
+            # The table speaks of what an operator works on; a comparison gives BOOL, a shape INT64, whatever that is.
+            for name in (*node.input[:1], *(node.output if node.op_type == "Cast" else ())):
                 kind = _TYPES.get(values[name][0]) if name in values else None
                 if kind and _TABLE_TYPES[kind] not in entry["types"]:
                     problems.add(f"operator {node.op_type} with {_TABLE_TYPES[kind]}")
