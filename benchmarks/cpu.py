@@ -43,6 +43,7 @@ NOTES = {
 TOLERANCE = 3e-5
 """Largest difference of a logit (absolute, float32) with which the published way counts as the same network."""
 SEED = 0
+COMMAND = "python -m img_deploy.benchmarks.cpu"
 
 
 def full_size_checkpoint(seed: int = SEED) -> "Checkpoint":
@@ -136,7 +137,7 @@ def run(work: Path, options: ProfileOptions, tell: Callable[[str], None]) -> tup
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and write ``cpu.json`` and ``cpu.md``."""
-    parser = argparse.ArgumentParser(prog="python -m img_deploy.benchmarks.cpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     parser.add_argument("--seconds", type=float, default=20.0, help="time per case, at least 5 rounds (default 20)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4, 16], help="default 1 4 16")
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = ProfileOptions(grid=grid, effort=Effort(given.seconds), threads=given.threads)
         with _folder(given.work) as work:
             profile, checks = run(work, options, _tell)
-        _write(given.out, profile, checks)
+        _write(given.out, profile, checks, sys.argv[1:] if arguments is None else arguments)
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -166,12 +167,16 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(place)
 
 
-def _write(out: Path, profile: Profile, checks: dict[str, Any]) -> None:
+def _write(out: Path, profile: Profile, checks: dict[str, Any], arguments: Sequence[str] = ()) -> None:
+    command = " ".join([COMMAND, *arguments])
     try:
         out.mkdir(parents=True, exist_ok=True)
         # The bundle was temporary: its path says nothing to a reader.
-        write_json({**profile.as_dict(), "bundle": "random weights, full size", "checks": checks}, out / "cpu.json")
-        (out / "cpu.md").write_text(results_page(profile, checks, NOTES), encoding="utf-8")
+        write_json(
+            {**profile.as_dict(), "bundle": "random weights, full size"} | {"command": command, "checks": checks},
+            out / "cpu.json",
+        )
+        (out / "cpu.md").write_text(results_page(profile, checks, NOTES, command), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
     _tell(f"wrote {out / 'cpu.json'} and {out / 'cpu.md'}")

@@ -8,12 +8,13 @@ from img_deploy.benchmarks.profile import Profile, ms
 from img_deploy.benchmarks.timing import Ratio
 
 
-def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str, str]) -> str:
+def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str, str], command: str) -> str:
     """Everything a reader needs to judge the figures, and to make them again.
 
     Args:
         checks: what was verified before the timing.
         notes: contender -> what it is.
+        command: what made the figures.
     """
     machine, versions = profile.where["machine"], profile.where["versions"]
     export = checks["export"]["rows"]
@@ -21,7 +22,7 @@ def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str
     lines = [
         "# Speed on a CPU",
         "",
-        "Made by `python -m img_deploy.benchmarks.cpu --out benchmarks/results`; every figure is in `cpu.json`.",
+        f"Made by `{command}`; every figure is in `cpu.json`.",
         "",
         f"- Machine: {machine['cpu']}, {machine['cpus']} cores ({' '.join(machine['cpu_flags'] or ['no flags'])}), "
         f"{machine['memory_gib']} GiB, {machine['platform']}; other programs kept {profile.neighbours} cores busy "
