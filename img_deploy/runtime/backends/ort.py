@@ -50,7 +50,12 @@ def unavailable(device: str, bundle: Bundle | None) -> str | None:
 
 def open_backend(device: str, bundle: Bundle, threads: int | None) -> "OrtBackend":
     """Loads the first graph, so that what cannot work fails here. Raises BackendError, BundleError."""
-    backend = OrtBackend(bundle, device, threads)
+    if device == "cuda":
+        from img_deploy.runtime.backends.ort_gpu import OrtGpuBackend
+
+        backend: OrtBackend = OrtGpuBackend(bundle, threads=threads)
+    else:
+        backend = OrtBackend(bundle, device, threads)
     backend.session(GRAPH_NAMES[0])
     return backend
 
@@ -96,11 +101,8 @@ class OrtBackend:
         import onnxruntime
 
         path = self._bundle.graph(graph)
-        wanted = _PROVIDERS[self.device]
-        providers: list[Any] = [wanted]
-        if self.device == "cuda":
-            # TF32 is 1e-3 off in fp32; operators without a CUDA kernel run on the CPU.
-            providers = [(wanted, {"use_tf32": "0"}), _PROVIDERS["cpu"]]
+        providers = self.providers(graph)
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         try:
             session = onnxruntime.InferenceSession(str(path), self._options, providers=providers)
         except Exception as error:  # its errors have no common class of their own
@@ -108,6 +110,10 @@ class OrtBackend:
         if wanted not in session.get_providers():
             raise BackendError(f"backend onnxruntime: {wanted} does not start here, though it is installed")
         return session
+
+    def providers(self, graph: str) -> list[Any]:  # noqa: ARG002
+        """Execution providers of a graph's session, the one it has to run on first, with their options."""
+        return [_PROVIDERS[self.device]]
 
     @cached_property
     def _options(self) -> "onnxruntime.SessionOptions":

@@ -87,7 +87,7 @@ def test_survey_asks_every_entry(registry):
 
 def test_the_real_registry(bundles):
     """A bundle with weights alone would not run, or its ONNX graphs would be missed too late."""
-    assert backend_names() == ["onnxruntime", "torch"]
+    assert backend_names() == ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     bundle = Bundle.open(bundles["tiny_vlm"])
     out = {entry.label: why for entry, why in survey(bundle)}
     assert out["torch:cpu"] is None
@@ -107,6 +107,7 @@ def test_choosing_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "['onnxruntime', 'torch'] True True"
+    names = ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    assert done.stdout.splitlines()[0] == f"{names} True True"
     assert "onnxruntime is not installed" in done.stdout
     assert "torch is not installed" in done.stdout
