@@ -148,7 +148,7 @@ def test_charades_audiomatter_is_found_under_its_three_names(every_kind, tmp_pat
     (folder / "charades_audiomatter_test_tvr_format.jsonl").rename(folder / file)
     assert task.read("test") == expected
     (folder / file).unlink()
-    with pytest.raises(AnnotationError, match="charades_audiomatterhao_tvr_format.json"):
+    with pytest.raises(AnnotationError, match=r"charades_audiomatterhao_tvr_format\.json"):
         task.read("test")
 
 
@@ -157,7 +157,7 @@ def test_features_are_read_once_and_found_again(narrow_data, tmp_path, monkeypat
     task = open_task("charades", "i3d", narrow_data, 24, 20)
     first = GroundingData(task, "glove", ("train", "test"), tmp_path)
     calls = []
-    monkeypatch.setattr(type(first.folder), "load", lambda self, vid: calls.append(vid))
+    monkeypatch.setattr(type(first.folder), "load", lambda _, vid: calls.append(vid))
     again = GroundingData(task, "glove", ("train", "test"), tmp_path)
     assert calls == []
     assert isinstance(again.store.video.rows, np.memmap)
@@ -192,7 +192,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(data, tmp_path):
     """A read-only data folder is common on clusters."""
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(InputError, match="cannot keep features there.*--cache"):
+    with pytest.raises(InputError, match=r"cannot keep features there.*--cache"):
         open_clip_store(data.folder, list(data.store.vids[:2]), blocked)
 
 
