@@ -14,7 +14,7 @@ from pathlib import Path
 from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
 from img_deploy.training.planted import replace_audio_with_noise, write_planted
 
-STEPS = 1500
+STEPS = 2000
 
 
 def main() -> None:
