@@ -20,10 +20,14 @@ class RunFolder:
         self.path = Path(path)
         self.best, self.state, self.logs = self.path / BEST, self.path / STATE, self.path / LOGS
 
-    def begin(self, config: TrainConfig) -> None:
-        """Start a new run. Raises ConfigError where the folder holds one already."""
+    def check_new(self) -> None:
+        """Raises ConfigError where the folder holds a run already."""
         if (self.path / CONFIG_FILE).exists():
             raise ConfigError(f"{self.path}: holds a training run; continue it with --resume, or give another --out")
+
+    def begin(self, config: TrainConfig) -> None:
+        """Start a new run. Raises ConfigError where the folder holds one already, or cannot be written."""
+        self.check_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             config.save(self.path / CONFIG_FILE)

@@ -81,13 +81,15 @@ def train(
     """
     run = RunFolder(Path(out))
     if not resume:
-        run.begin(config)
+        run.check_new()
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     material = prepare(config, reading)
     for note in material.notes:
         say(note)
+    if not resume:
+        run.begin(config)  # not before the data is right: a mistake leaves no run behind
     network = new_network(config, material.data)
     first = run.first_step() if resume else 0
     keeper = _fit(config, run, material, network, first, listener)

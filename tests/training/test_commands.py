@@ -1,0 +1,79 @@
+"""`img-deploy synth`, `train` and `evaluate` as they are typed."""
+
+import json
+
+import pytest
+
+from img_deploy.cli.main import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Function: runs a command line; gives exit code, standard output and standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+SMALL = ("--set", "heads=2", "--set", "threads=1", "--set", "evaluations=1", "--accelerator", "cpu", "--steps", "3")
+
+
+def test_from_nothing_to_scores(run, tmp_path):
+    """The three commands, one after the other, as the documentation shows them."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    code, told, _ = run("synth", data, "--videos", 10, "--seed", 1)
+    assert (code, "10 videos" in told) == (0, True)
+    task = ("--task", "charades", "--features", "i3d", "--data", data)
+    code, told, notes = run("train", *task, "--out", out, "--dim", 8, *SMALL)
+    assert code == 0
+    assert "selected on 10% of the training videos" in told
+    assert "fused" in told
+    assert "step 3 of 3" in notes
+    code, told, notes = run(
+        "evaluate", "--ckpt", out / "best.pt", "--task", "charades", "--data", data, "--format", "json",
+        "--predictions", tmp_path / "p.jsonl", "--plots", tmp_path / "plots",
+    )  # fmt: skip
+    assert code == 0
+    scores = json.loads(told)
+    assert scores["queries"] == len((tmp_path / "p.jsonl").read_text().splitlines())
+    assert "held out" in scores["protocol"]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} >= {"heads.png", "moment_length.png"}
+    code, told, _ = run("train", "--out", out, "--resume")
+    assert code == 0
+    assert f"{out / 'best.pt'}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("train", "--out", "{out}"), "task is missing; features is missing; data is missing"),
+        (("train", "--out", "{out}", "--task", "charade", "--features", "i3d", "--data", "{out}"), "task is 'charade'"),
+        (("train", "--out", "{out}", "--resume"), "holds no training run to resume"),
+        (("train", "--out", "{out}", "--set", "dim"), "expected NAME=VALUE"),
+        (("train", "--out", "{out}", "--set", "dims=3"), "dims is not a setting"),
+        (("train", "--out", "{out}", "--config", "{out}/none.yaml"), "cannot be read"),
+        (("train", "--out", "{out}", "--task", "charades", "--features", "i3d", "--data", "{out}"), "with dataset/"),
+        (("train", "--out", "{out}", "--select-on", "nothing"), "'nothing' is not one of"),
+        (("evaluate", "--task", "charades", "--data", "{out}"), "either a checkpoint"),
+        (("evaluate", "--task", "charades", "--data", "{out}", "--ckpt", "{out}/best.pt"), "best.pt"),
+        (("evaluate", "--task", "charades", "--data", "{out}", "--bundle", "{out}"), "{out}"),
+        (("synth", "{out}/new", "--kind", "i3"), "kind is 'i3'"),
+        (("synth", "{out}/new", "--videos", "1"), "videos is 1"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, arguments, told):
+    """No traceback for a user's mistake, and nothing half made."""
+    out = tmp_path / "out"
+    out.mkdir()
+    code, _, errors = run(*(argument.format(out=out) for argument in arguments))
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert told.format(out=out) in lines[0]
+    assert "Traceback" not in errors
+    assert not list(out.iterdir())

@@ -1,0 +1,90 @@
+"""Where settings come from, and that wrong ones are all told at once."""
+
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from img_deploy.errors import ConfigError
+from img_deploy.training.config import TrainConfig, read_config
+from img_deploy.training.run_folder import RunFolder
+
+NEEDED = {"task": "charades", "features": "i3d", "data": "data"}
+
+
+def test_options_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
+    """A user who types --seed 3 means 3, whatever the file says."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("seed: 1\nepochs: 7\ntask: charades\nfeatures: i3d\ndata: d\n")
+    config = read_config(file, {"seed": 3, "dim": None})
+    assert (config.seed, config.epochs, config.dim) == (3, 7, 128)
+
+
+def test_the_defaults_are_the_published_settings():
+    """A reproduction with other settings is none."""
+    config = TrainConfig(**NEEDED)
+    published = {"dim": 128, "heads": 8, "slots": 3, "slot_iterations": 3, "gru_layers": 3, "dropout": 0.2}
+    published |= {"epochs": 100, "batch_size": 16, "learning_rate": 5e-4, "weight_decay": 0.01, "clip_norm": 1.0}
+    published |= {"distill_warm_up": 20, "fusion_warm_up": 10, "keep_last": 3, "evaluations": 2}
+    assert {name: getattr(config, name) for name in published} == published
+    assert (config.label_temperature, config.label_threshold) == (3.0, 0.2)
+    activitynet = TrainConfig(**{**NEEDED, "task": "activitynet"})
+    assert (activitynet.label_temperature, activitynet.label_threshold) == (2.0, 0.1)
+    assert config.select_on == "validation"
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    """One problem per attempt makes for many attempts."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("task: charade\nheads: 7\nepochs: many\nsed: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(file, {"learning_rate": -1.0})
+    message = str(caught.value)
+    for part in ("settings.yaml", "sed is not a setting", "features is missing", "data is missing", "epochs is 'many'"):
+        assert part in message
+    file.write_text("task: charade\nheads: 7\nfeatures: i3d\ndata: d\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(file, {"learning_rate": -1.0, "validation_share": 1.5})
+    for part in ("task is 'charade'", "not a multiple of heads 7", "learning_rate is -1.0", "validation_share is 1.5"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("- a\n- b\n", "got list"), ("a: [", "is not YAML"), ("\x00", "is not YAML")]
+)
+def test_a_file_that_is_no_settings_is_told(tmp_path, content, told):
+    """A traceback of a parser is no answer."""
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        read_config(file, NEEDED)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "none.yaml", NEEDED)
+
+
+def test_saved_settings_come_back(tmp_path):
+    """A run goes on with the settings it was begun with."""
+    config = TrainConfig(**NEEDED, seed=5, use_event=False, steps=9, learning_rate=1e-3)
+    config.save(tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml", {}) == config
+    assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {field.name for field in fields(config)}
+
+
+def test_a_resumed_run_keeps_its_settings(tmp_path):
+    """Another learning rate halfway is another run."""
+    config = TrainConfig(**NEEDED, seed=5)
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(config)
+    assert folder.resume({"seed": 5, "dim": None}) == config
+    with pytest.raises(ConfigError, match="seed is 5, got 6"):
+        folder.resume({"seed": 6})
+    with pytest.raises(ConfigError, match="leave out --resume"):
+        RunFolder(tmp_path / "other").resume({})
+
+
+def test_booleans_are_no_numbers():
+    """`--set steps=true` would train one step."""
+    with pytest.raises(ConfigError, match="steps is True"):
+        TrainConfig(**NEEDED, steps=True)
+    with pytest.raises(ConfigError, match="use_local is 0"):
+        TrainConfig(**NEEDED, use_local=0)
