@@ -79,7 +79,10 @@ class Profile:
         notes = [f"{label} was left out: {why}" for label, why in self.out.items()]
         others, cpus = self.neighbours, self.where["machine"]["cpus"]
         if others is not None and others > BUSY * cpus:
-            notes.append(f"other programs kept {others} of {cpus} cores busy meanwhile: trust ratios, not times")
+            notes.append(
+                f"other programs kept {others} of {cpus} cores busy meanwhile: times are too long, and with several "
+                "threads ratios favour what waits for its threads least; measure again when it is quiet"
+            )
         notes += [
             f"{case.backend}, batch {case.batch}, {case.clips} clips: answers differ from eager PyTorch's by "
             f"{case.difference:.1e}; its speed is not compared"
