@@ -1,6 +1,6 @@
 """The four deployable modules as ``torch.export`` programs: one node per fused op, every axis that varies left free."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from img_deploy.errors import ConfigError
@@ -27,8 +27,11 @@ def limits(config: ModelConfig) -> dict[str, int]:
     return {"clips": config.max_clips, "words": MAX_WORDS, "chars": MAX_CHARS}
 
 
-def program_from_graph(network: "IMGNetwork", spec: GraphSpec) -> "ExportedProgram":
-    """Trace one graph of a network.
+def program_from_graph(network: "IMGNetwork", spec: GraphSpec, ops: Iterable[str] = OP_NAMES) -> "ExportedProgram":
+    """Trace one graph of a network, on the device and in the dtype of its weights.
+
+    Args:
+        ops: fused ops that stay one node each; the others are traced through their references.
 
     Raises:
         ConfigError: the network takes too few clips for the number of clips to be an axis.
@@ -40,7 +43,7 @@ def program_from_graph(network: "IMGNetwork", spec: GraphSpec) -> "ExportedProgr
         raise ConfigError(f"max_clips is {network.config.max_clips}, export needs at least 3")
     dims = _dims(network.config)
     sizes = _TRACED_SIZES | {"clips": min(_TRACED_SIZES["clips"], network.config.max_clips)}
-    with use_ops(OP_NAMES), torch.no_grad():
+    with use_ops(ops), torch.no_grad():
         program = torch.export.export(
             network.graphs[spec.name],
             tuple(_example(tensor, sizes, network) for tensor in spec.inputs),
@@ -62,11 +65,9 @@ def _example(tensor: TensorSpec, sizes: Mapping[str, int], network: "IMGNetwork"
     import torch
 
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
-    if tensor.dtype == "bool":
-        return torch.ones(shape, dtype=torch.bool)
-    if tensor.dtype == "int64":
-        return torch.ones(shape, dtype=torch.int64)
-    return torch.ones(shape, dtype=next(network.parameters()).dtype)
+    weight = next(network.parameters())
+    dtype = {"bool": torch.bool, "int64": torch.int64}.get(tensor.dtype, weight.dtype)
+    return torch.ones(shape, dtype=dtype, device=weight.device)
 
 
 def _check_axes(program: "ExportedProgram", spec: GraphSpec) -> None:
