@@ -63,14 +63,14 @@ def _table(cases: Sequence[CaseResult]) -> list[str]:
         f"{case.latency.count}"
         for case in cases
     ]
-    return _framed(head, rows)
+    return framed(head, rows)
 
 
 def _stages(profile: Profile) -> list[str]:
     columns = profile.stage_columns()
     rows = [" | ".join(cells) for cells in zip(*columns.values(), strict=True)]
     text = "Medians in milliseconds for the whole batch; decode is all that surrounds the grounder's graph."
-    return ["## Stages", "", text, "", *_framed(" | ".join(columns), rows), ""]
+    return ["## Stages", "", text, "", *framed(" | ".join(columns), rows), ""]
 
 
 def _starts(profile: Profile) -> list[str]:
@@ -81,10 +81,10 @@ def _starts(profile: Profile) -> list[str]:
     text = (
         "Medians in milliseconds, a fresh process each (files in the system's memory), one pair of the longest video."
     )
-    return ["## From nothing to the first answer", "", text, "", *_framed(" | ".join(columns), rows), ""]
+    return ["## From nothing to the first answer", "", text, "", *framed(" | ".join(columns), rows), ""]
 
 
-def _framed(head: str, rows: Sequence[str]) -> list[str]:
+def framed(head: str, rows: Sequence[str]) -> list[str]:
     rule = " | ".join("---" for _ in head.split(" | "))
     return [f"| {line} |" for line in (head, rule, *rows)]
 

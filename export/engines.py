@@ -15,7 +15,7 @@ from img_deploy.errors import BackendError, ImgDeployError, VerificationError
 from img_deploy.export.engine_from_onnx import BuiltEngine, engine_from_onnx
 from img_deploy.export.engine_log import BuildLog
 from img_deploy.export.engine_options import EngineOptions
-from img_deploy.export.tensorrt_graph import TensorRTGraph, tensorrt_graph
+from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, tensorrt_graph
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
 from img_deploy.runtime.backends.trt_engine import tensorrt_module, this_machine
 from img_deploy.runtime.backends.trt_shapes import profiles
@@ -74,6 +74,7 @@ def add_engines(
         job = _Job(bundle, precision, _with_cache(options, trt), trt, this_machine(trt), tell)
         reports: list[EngineReport] = []
         try:
+            job.check_plugins()
             for graph, spec in graph_specs(bundle.manifest.model).items():
                 reports.append(job.engine(graph, spec, rebuild))
             job.publish(reports)
@@ -113,6 +114,16 @@ class _Job:
     def limits(self) -> dict[str, int]:
         return {axis: self.bundle.manifest.limits[axis] for axis in ("clips", "words", "chars")}
 
+    def check_plugins(self) -> None:
+        """Raise BackendError where plugins are wanted and no graph has a node for one."""
+        if self.options.plugins and not any(
+            has_plugin_nodes(self.bundle.graph(graph, self.precision)) for graph in GRAPH_NAMES
+        ):
+            raise BackendError(
+                f"its {self.precision} graphs hold standard ops alone, none of our kernels could go into an engine; "
+                "export with --plugins on, or build with --plugins off"
+            )
+
     def engine(self, graph: str, spec: GraphSpec, rebuild: bool) -> EngineReport:
         """Build one engine into the bundle's folder; nothing is listed yet."""
         onnx = self.bundle.graph(graph, self.precision)
@@ -148,7 +159,10 @@ class _Job:
         target = PORTABLE if self.options.hardware == "ampere_plus" else Target(capability, self.machine.gpu)
         kernels: list[Any] = []
         for plugin in prepared.plugins:
-            kernels += plugin_kernels(plugin.node, plugin.types, plugin.sizes, target)
+            try:
+                kernels += plugin_kernels(plugin.node, plugin.types, plugin.sizes, target)
+            except ValueError as error:
+                raise BackendError(f"{error}; build with --plugins off") from None
         register_plugins({plugin.node for plugin in prepared.plugins}, target)
         return kernels_digest(kernels)
 

@@ -71,6 +71,13 @@ def tensorrt_graph(path: Path, limits: Mapping[str, int], plugins: bool = True) 
     return TensorRTGraph(model.SerializeToString(), tuple(found))
 
 
+def has_plugin_nodes(path: Path) -> bool:
+    """Whether an exported graph holds fused ops as single nodes."""
+    import onnx
+
+    return bool(_called(onnx.load(path)))
+
+
 def _called(model: "onnx.ModelProto") -> set[str]:
     return {node.op_type for node in model.graph.node if node.domain == DOMAIN}
 

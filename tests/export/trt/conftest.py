@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from img_deploy.export.engine_options import EngineOptions
 from img_deploy.kernels import plugin_ptx, trt_plugins
 from img_deploy.kernels.plugin_ptx import PluginKernel
 from img_deploy.runtime.backends import trt as trt_backend
+from img_deploy.runtime.bundle import Bundle, write_manifest
 from img_deploy.runtime.engine_files import TrtMachine
 
 HERE = Path(__file__).parent
@@ -121,7 +123,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def options(tmp_path: Path) -> EngineOptions:
-    return EngineOptions(max_batch=16, timing_cache=tmp_path / "cache" / "timing")
+    return EngineOptions(max_batch=16, timing_cache=tmp_path / "cache" / "timing", plugins=False)
 
 
 @pytest.fixture
@@ -140,7 +142,34 @@ def with_engines(_built: Path, exported: Callable[[str], Path], trt: ModuleType,
     """A copy of the bundle with fp32 engines of ``double.py``."""
     if not _built.exists():
         shutil.copytree(exported("tiny_glove"), _built)
-        made = EngineOptions(max_batch=16, timing_cache=_built.with_name("timing"))
+        made = EngineOptions(max_batch=16, timing_cache=_built.with_name("timing"), plugins=False)
         engines.add_engines(_built, options=made)
         trt.IExecutionContext.executed.clear()
     return Path(shutil.copytree(_built, tmp_path / "with_engines"))
+
+
+@pytest.fixture(scope="session")
+def plugin_graph(checkpoints: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The visual grounder of a small run, its fused ops single nodes with a function for a body."""
+    from img_deploy.export.functions import FunctionLibrary
+    from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
+    from img_deploy.export.programs import program_from_graph
+    from img_deploy.model.graphs import graph_specs
+
+    network = checkpoints["tiny_glove"].network()
+    spec = graph_specs(network.config)["visual_grounder"]
+    metadata = model_metadata(spec, network.config, "fp32")
+    program = program_from_graph(network, spec)
+    model = onnx_from_program(program, spec, FunctionLibrary(), metadata, plugins=True)
+    path = tmp_path_factory.mktemp("plugins") / "visual_grounder.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def plugin_bundle(bundle: Path, plugin_graph: Path) -> Path:
+    """A bundle whose visual grounder holds plugin nodes."""
+    opened = Bundle.open(bundle)
+    shutil.copy(plugin_graph, bundle / opened.manifest.graphs["fp32"]["visual_grounder"])
+    write_manifest(bundle, opened.manifest)
+    return bundle

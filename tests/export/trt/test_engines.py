@@ -222,3 +222,75 @@ def test_a_record_reads_as_written(with_engines: Path) -> None:
         path.write_text(json.dumps({**content, **broken}))
         with pytest.raises(BundleError):
             EngineRecord.read(path)
+
+
+def test_plugins_are_layers_of_the_engine(plugin_bundle: Path, options: EngineOptions, trt: ModuleType) -> None:
+    """The fused ops would run as TensorRT's own layers, and the record would say that they are our kernels."""
+    reports = add_engines(plugin_bundle, options=replace(options, plugins=True))
+    record = next(report.record for report in reports if report.record.graph == "visual_grounder")
+    assert sorted(record.plugins.values()) == [
+        "ImgConvBlock4",
+        "ImgConvBlock4",
+        "ImgQueryAttention",
+        "ImgSelfAttention4",
+        "ImgSelfAttention4",
+        "ImgWordsCrossAttention4",
+    ]
+    assert set(record.plugins) <= set(record.layers)
+    assert len(record.ptx_sha256) == 64
+    assert trt.registered == set(record.plugins.values())
+    without = add_engines(plugin_bundle, options=options)
+    assert not any(report.record.plugins or report.record.ptx_sha256 for report in without)
+    assert {report.record.key for report in without}.isdisjoint({report.record.key for report in reports})
+
+
+def test_a_plugin_that_is_no_layer_fails_the_build(
+    plugin_bundle: Path, options: EngineOptions, trt: ModuleType
+) -> None:
+    """TensorRT would have inlined the body in silence."""
+    trt.Builder.drops = "visual.query_attention/ImgQueryAttention"
+    with pytest.raises(BackendError, match=r"lacks the plugins visual.query_attention/ImgQueryAttention"):
+        add_engines(plugin_bundle, options=replace(options, plugins=True))
+
+
+def test_a_plugin_that_is_not_registered_stops_the_parser(
+    plugin_bundle: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body of standard ops that is still in the model would be run instead."""
+    monkeypatch.setattr("img_deploy.kernels.trt_plugins.register_plugins", lambda *_: None)
+    with pytest.raises(BackendError, match=r"parser refuses visual_grounder .*Plugin not found"):
+        add_engines(plugin_bundle, options=replace(options, plugins=True))
+
+
+def test_graphs_without_plugin_nodes_are_no_engine_of_our_kernels(bundle: Path, options: EngineOptions) -> None:
+    """Asked for kernels, a user would get an engine of TensorRT's own layers without a word."""
+    with pytest.raises(BackendError, match=r"standard ops alone.*--plugins on"):
+        add_engines(bundle, options=replace(options, plugins=True))
+
+
+def test_a_kernel_that_cannot_be_compiled_is_one_line(
+    plugin_bundle: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user with a network of other sizes would get a traceback."""
+
+    def refuses(*_: object) -> None:
+        raise ValueError("node ImgConvBlock4: its kernel wants 200000 bytes of shared memory, a block here has 101376")
+
+    monkeypatch.setattr("img_deploy.kernels.plugin_ptx.plugin_kernels", refuses)
+    with pytest.raises(BackendError, match=r"200000 bytes of shared memory.*--plugins off"):
+        add_engines(plugin_bundle, options=replace(options, plugins=True))
+
+
+@pytest.mark.parametrize(("hardware", "target"), [("same_gpu", "90, gpu='NVIDIA H200'"), ("ampere_plus", "80, gpu=''")])
+@pytest.mark.usefixtures("unverified")
+def test_kernels_are_compiled_for_where_the_engine_may_run(
+    hardware: str, target: str, plugin_bundle: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PTX of one GPU generation inside an engine for all would fail on the others."""
+    from img_deploy.kernels import plugin_ptx
+
+    seen = []
+    compile_ = plugin_ptx.plugin_kernels
+    monkeypatch.setattr(plugin_ptx, "plugin_kernels", lambda *args: seen.append(str(args[3])) or compile_(*args))
+    add_engines(plugin_bundle, options=replace(options, plugins=True, hardware=hardware))
+    assert set(seen) == {f"Target(capability={target})"}

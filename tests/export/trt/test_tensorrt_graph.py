@@ -132,24 +132,6 @@ def test_without_plugins_only_standard_ops_are_left(tmp_path: Path) -> None:
     assert {node.domain for node in made.graph.node} == {""}
 
 
-@pytest.fixture(scope="module")
-def plugin_graph(checkpoints: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The visual grounder of a small run, its fused ops single nodes with a function for a body."""
-    from img_deploy.export.functions import FunctionLibrary
-    from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
-    from img_deploy.export.programs import program_from_graph
-    from img_deploy.model.graphs import graph_specs
-
-    network = checkpoints["tiny_glove"].network()
-    spec = graph_specs(network.config)["visual_grounder"]
-    metadata = model_metadata(spec, network.config, "fp32")
-    program = program_from_graph(network, spec)
-    model = onnx_from_program(program, spec, FunctionLibrary(), metadata, plugins=True)
-    path = tmp_path_factory.mktemp("plugins") / "visual_grounder.onnx"
-    onnx.save(model, path)
-    return path
-
-
 def test_exported_plugin_nodes_answer_as_their_bodies_do(
     plugin_graph: Path, evaluated: Callable[..., list[np.ndarray]], session_of: Callable[[Path], Callable]
 ) -> None:

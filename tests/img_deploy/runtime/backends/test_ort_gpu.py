@@ -4,7 +4,6 @@ A CPU stands in for the GPU: binding to fixed memory works there as well.
 """
 
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +166,5 @@ def test_a_machine_without_the_provider_says_so(bundle, monkeypatch):
     monkeypatch.setattr(ort_tensorrt, "cuda_devices", lambda: 1)
     monkeypatch.setattr(ort_tensorrt.ort, "unavailable", lambda *_: None)
     assert "has no TensorrtExecutionProvider" in ort_tensorrt.unavailable("cuda", bundle)
-    with warnings.catch_warnings(), pytest.raises(BackendError):
-        warnings.simplefilter("ignore", UserWarning)
+    with pytest.warns(UserWarning, match="not in available"), pytest.raises(BackendError):
         ort.open_backend("cuda", bundle, 1)
