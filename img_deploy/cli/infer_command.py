@@ -45,6 +45,10 @@ def infer(
             "torch or, on a device, torch:cpu."
         ),
     ] = "auto",
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="First build TensorRT engines for this machine, where the bundle has none."),
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most videos, queries or pairs per run.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Most moments per answer.")] = 1,
@@ -101,6 +105,10 @@ def infer(
     from img_deploy.runtime.asking import AskOptions
     from img_deploy.runtime.session import Request
 
+    if rebuild:
+        from img_deploy.cli.engine_building import rebuild_for_this_machine
+
+        rebuild_for_this_machine(bundle, quiet)
     request = Request(
         features=features,
         bundle=bundle,

@@ -14,7 +14,7 @@ from img_deploy.runtime.backends.trt_lane import Lane, Stream
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.engine_files import TrtMachine, fitting_engine
 
-HOW_TO_BUILD = "build engines for this machine with `img-deploy export --targets onnx,tensorrt`"
+HOW_TO_BUILD = "build engines for this machine: `img-deploy export --targets onnx,tensorrt`, or `infer --rebuild`"
 
 
 def unavailable(device: str, bundle: Bundle | None) -> str | None:
