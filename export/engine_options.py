@@ -27,6 +27,9 @@ class EngineOptions:
     """File with timings of earlier builds, read and written; None keeps one in the user's cache folder."""
     plugins: bool = True
     """Whether the fused ops run as our kernels; without, TensorRT runs their standard ops."""
+    references: bool = False
+    """For finding a fault: PyTorch's reference of each op runs in its plugin's place. Such engines work in the process
+    that built them, so they are tried and then taken out again."""
 
     def __post_init__(self) -> None:
         problems = []

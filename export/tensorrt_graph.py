@@ -44,13 +44,16 @@ class TensorRTGraph:
     plugins: tuple[PluginNode, ...]
 
 
-def tensorrt_graph(path: Path, limits: Mapping[str, int], plugins: bool = True) -> TensorRTGraph:
+def tensorrt_graph(
+    path: Path, limits: Mapping[str, int], plugins: bool = True, references: bool = False
+) -> TensorRTGraph:
     """Read an exported graph and prepare it.
 
     Args:
         path: ONNX file of a bundle.
         limits: axis (``batch``, ``clips``, ``words``, ``chars``) -> largest size.
         plugins: whether nodes of fused ops become plugins; without, their bodies of standard ops are put in place.
+        references: whether the plugins call PyTorch's references instead of our kernels.
 
     Raises:
         BackendError: a node of our domain has no plugin, or lacks a type that its kernel needs to know.
@@ -63,7 +66,8 @@ def tensorrt_graph(path: Path, limits: Mapping[str, int], plugins: bool = True) 
         return TensorRTGraph(onnx.inliner.inline_local_functions(model).SerializeToString(), ())
     values = _values(model, limits)
     _split_gru(model, values)
-    found = [_plugin_node(node, values, path) for node in model.graph.node if _becomes_plugin(node)]
+    attributes = {**NODE_ATTRIBUTES, "aot": 0 if references else 1}
+    found = [_plugin_node(node, values, path, attributes) for node in model.graph.node if _becomes_plugin(node)]
     made = {plugin.node for plugin in found}
     kept = [function for function in model.functions if function.name not in made and function.name in _called(model)]
     del model.functions[:]
@@ -104,7 +108,9 @@ def _values(model: "onnx.ModelProto", limits: Mapping[str, int]) -> _Values:
     return values
 
 
-def _plugin_node(node: "onnx.NodeProto", values: _Values, path: Path) -> PluginNode:
+def _plugin_node(
+    node: "onnx.NodeProto", values: _Values, path: Path, attributes: Mapping[str, str | int]
+) -> PluginNode:
     """Describe a node and give it the attributes that the parser reads. Raises BackendError."""
     import onnx
 
@@ -119,10 +125,9 @@ def _plugin_node(node: "onnx.NodeProto", values: _Values, path: Path) -> PluginN
             f"{len(form.inputs)}; export the bundle again"
         )
     named = dict(zip(form.inputs, (values[name] for name in node.input), strict=True))
-    have = {attribute.name for attribute in node.attribute}
-    for name, value in NODE_ATTRIBUTES.items():
-        if name not in have:
-            node.attribute.append(onnx.helper.make_attribute(name, value))
+    kept = [each for each in node.attribute if each.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in attributes.items())])
     types = tuple(_TYPES[kind] for kind, _ in named.values())
     return PluginNode(node.name, node.op_type, types, {name: sizes for name, (_, sizes) in named.items()})
 

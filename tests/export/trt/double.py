@@ -149,7 +149,7 @@ class OnnxParser(_Strict):
         bodies = {function.name for function in proto.functions}
         for node in proto.graph.node:
             attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-            wanted = {"plugin_namespace": b"img_deploy", "plugin_version": b"1", "aot": 1}
+            wanted = {"plugin_namespace": b"img_deploy", "plugin_version": b"1", "aot": AOT}
             is_plugin = node.op_type in registered and attributes.items() >= wanted.items()
             if node.domain and not is_plugin and node.op_type not in bodies:
                 self._errors.append(ParserError(node, "Plugin not found"))
@@ -157,6 +157,8 @@ class OnnxParser(_Strict):
         return not self._errors
 
 
+AOT = 1
+"""What plugin nodes must ask for: 1 for kernels, 0 for Python."""
 registered: set[str] = set()
 """Plugins that were registered."""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import onnx
 import pytest
 
 from img_deploy.errors import BackendError, BundleError, InputError, VerificationError
@@ -294,3 +295,25 @@ def test_kernels_are_compiled_for_where_the_engine_may_run(
     monkeypatch.setattr(plugin_ptx, "plugin_kernels", lambda *args: seen.append(str(args[3])) or compile_(*args))
     add_engines(plugin_bundle, options=replace(options, plugins=True, hardware=hardware))
     assert set(seen) == {f"Target(capability={target})"}
+
+
+def test_references_in_the_place_of_kernels_are_tried_and_not_kept(
+    plugin_bundle: Path, options: EngineOptions, trt: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that calls PyTorch would be shipped, and fail in every other process."""
+    asked: list[int] = []
+    parse = trt.OnnxParser.parse
+
+    def noting(self: object, model: bytes) -> bool:
+        nodes = onnx.load_from_string(model).graph.node
+        asked.extend(each.i for node in nodes for each in node.attribute if each.name == "aot")
+        return parse(self, model)
+
+    monkeypatch.setattr(trt.OnnxParser, "parse", noting)
+    monkeypatch.setattr(trt, "AOT", 0)
+    before, told = files(plugin_bundle), []
+    add_engines(plugin_bundle, options=replace(options, plugins=True, references=True), tell=told.append)
+    assert set(asked) == {0}
+    assert "taken out again" in told[-1]
+    assert files(plugin_bundle) == before
+    assert Bundle.open(plugin_bundle).manifest.engines == {}

@@ -63,6 +63,10 @@ def launch(node: str, axes: dict[str, list[int | str]], storage: str) -> dict[st
     request = trt.QuickPluginCreationRequest.STRICT_AOT
     fields = trt.PluginFieldCollection([])
     made = creator.create_plugin(node, PLUGIN_NAMESPACE, fields, trt.TensorRTPhase.BUILD, request)
+    python = creator.create_plugin(
+        node, PLUGIN_NAMESPACE, fields, trt.TensorRTPhase.BUILD, trt.QuickPluginCreationRequest.STRICT_JIT
+    )
+    assert python.clone().impl_function is python.impl_function
     outputs = made.get_output_data_types(dtypes, [len(each) for each in trees])
     made.get_output_shapes([[expression(tree) for tree in each] for each in trees], [], Expressions())
     shapes = [[size._expr.tree for size in desc.shape_expr] for desc in made.output_descs]
