@@ -30,6 +30,8 @@ class ExportOptions:
     """Feature folder to verify on; None draws features."""
     seed: int = 0
     """Of the drawn features and queries."""
+    plugins: bool = False
+    """Leave fused ops single nodes, which TensorRT may replace by our kernels; other runtimes run their bodies."""
 
     def __post_init__(self) -> None:
         for name, values, known in (("precision", self.precisions, BUDGETS), ("target", self.targets, TARGETS)):
@@ -109,21 +111,27 @@ def _write_artifacts(
     if checkpoint.vocabulary is not None:
         (folder / VOCABULARY).mkdir()
         checkpoint.vocabulary.save(folder / VOCABULARY)
-    return {precision: _write_graphs(network, folder, precision, tell) for precision in options.precisions}
+    return {
+        precision: _write_graphs(network, folder, precision, options.plugins, tell) for precision in options.precisions
+    }
 
 
-def _write_graphs(network: "IMGNetwork", folder: Path, precision: str, tell: Callable[[str], None]) -> dict[str, str]:
+def _write_graphs(
+    network: "IMGNetwork", folder: Path, precision: str, plugins: bool, tell: Callable[[str], None]
+) -> dict[str, str]:
     import onnx
 
     from img_deploy.export.functions import FunctionLibrary
     from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
+    from img_deploy.export.precision import network_in
     from img_deploy.export.programs import program_from_graph
 
-    library, files = FunctionLibrary(), {}
+    typed, library, files = network_in(network, precision), FunctionLibrary(), {}
     for name, spec in graph_specs(network.config).items():
         tell(f"exporting {name} ({precision})")
-        metadata = model_metadata(spec, network.config, precision)
-        model = onnx_from_program(program_from_graph(network, spec), spec, library, metadata)
+        metadata = model_metadata(spec, network.config, precision, plugins)
+        program = program_from_graph(typed, spec)
+        model = onnx_from_program(program, spec, library, metadata, precision, plugins)
         files[name] = f"onnx/{precision}/{name}.onnx"
         path = folder / files[name]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +171,8 @@ def _versions() -> dict[str, str]:
 
 
 def _verified(network: "IMGNetwork", bundle: Bundle, samples: "Sequence[Sample]", options: ExportOptions) -> list[Row]:
+    """Each precision in ONNX Runtime where its CPU kernels take it, and what its types alone cost in eager PyTorch."""
+    from img_deploy.export.precision import IN_ORT, TypedTorchBackend
     from img_deploy.runtime.backends.ort import OrtBackend
     from img_deploy.runtime.backends.torch_eager import TorchBackend, open_backend
 
@@ -171,7 +181,10 @@ def _verified(network: "IMGNetwork", bundle: Bundle, samples: "Sequence[Sample]"
     for precision in options.precisions:
         own = Bundle(bundle.folder, replace(bundle.manifest, precision=precision))
         sizes = {graph: own.graph(graph).stat().st_size for graph in own.manifest.graphs[precision]}
-        rows += compare(OrtBackend(own), samples, reference, sizes)
+        if precision in IN_ORT:
+            rows += compare(OrtBackend(own), samples, reference, sizes)
+        if precision != "fp32":
+            rows += compare(TypedTorchBackend(network, precision), samples, reference, sizes, (64,))
     size = bundle.file(WEIGHTS).stat().st_size
-    torch_rows = compare(open_backend("cpu", bundle, None), samples, reference, dict.fromkeys(sizes, size), (64,))
-    return rows + torch_rows
+    weights = dict.fromkeys(bundle.manifest.graphs[options.precisions[0]], size)
+    return rows + compare(open_backend("cpu", bundle, None), samples, reference, weights, (64,))

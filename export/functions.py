@@ -7,9 +7,18 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from img_deploy.export.exporter import onnx_model
-from img_deploy.export.graph_passes import constants_as_nodes, fix_reshapes, forget_types, name_nodes, optimise, strip
-from img_deploy.kernels.lowering import DOMAIN, Call, NodeForm, node_form
+from img_deploy.export.exporter import OPSET, onnx_model
+from img_deploy.export.graph_passes import (
+    constants_as_nodes,
+    fix_reshapes,
+    forget_types,
+    name_nodes,
+    optimise,
+    strip,
+    widen,
+)
+from img_deploy.kernels.dispatch import OP_NAMES
+from img_deploy.kernels.lowering import DOMAIN, Call, NodeForm, body_translation, node_form
 
 if TYPE_CHECKING:
     import onnx
@@ -18,18 +27,8 @@ if TYPE_CHECKING:
 
     from img_deploy.kernels.register import Op
 
-EXPORTED_OPS = (
-    "slot_attention",
-    "attention_block",
-    "conv_block",
-    "local_fusion",
-    "global_fusion",
-    "query_attention",
-    "best_spans",
-)
-"""Ops whose bodies are made from their references; ``bigru``, a loop over time, has one of its own."""
-
-_TRACED_SIZES = {"batch": 3, "length": 11, "context": 5, "words": 5}
+_TRACED_SIZES = {"batch": 3, "length": 11, "context": 5, "words": 5, "width": 7}
+"""Of the free axes; none is 1, and none of one body alike."""
 
 _TORCH_DTYPES = {
     "FLOAT": "float32",
@@ -76,18 +75,17 @@ class FunctionLibrary:
 
     def translations(self) -> dict[Any, Callable[..., Any]]:
         """What the exporter writes for each op: its ``custom_translation_table``."""
-        from img_deploy.kernels.bigru.lowering import bigru_nodes
-
-        table: dict[Any, Callable[..., Any]] = {_op("bigru").custom_op.default: bigru_nodes}
-        return table | {_op(name).custom_op.default: self._translation(name) for name in EXPORTED_OPS}
+        return {_op(name).custom_op.default: self._translation(name) for name in OP_NAMES}
 
     def add_to(self, model: "ir.Model") -> None:
         """Add every function that the model's graph calls."""
+        import onnx
         import onnx_ir as ir
 
         for node in model.graph:
             if node.domain == DOMAIN and node.op_identifier() not in model.functions:
-                body = function_body(self._keys[node.op_type])
+                body = onnx.FunctionProto()  # a copy: passes rename what they find in it
+                body.CopyFrom(function_body(self._keys[node.op_type]))
                 model.functions[node.op_identifier()] = ir.serde.deserialize_function(body)
                 model.graph.opset_imports[DOMAIN] = 1
 
@@ -120,6 +118,8 @@ def function_body(key: FunctionKey) -> "onnx.FunctionProto":
     import onnx_ir as ir
     import torch
 
+    translation = body_translation(key.op)
+    run: Any = _op(key.op).reference if translation is None else _op(key.op).custom_op
     tensors = {p: a for p, a in zip(_parameters(key.op), key.arguments, strict=False) if isinstance(a, TensorArgument)}
     free = {size.axis for tensor in tensors.values() for size in tensor.shape if isinstance(size, Free)}
     dims = {axis: torch.export.Dim(axis, min=1, max=1 << 20) for axis in free}
@@ -132,16 +132,20 @@ def function_body(key: FunctionKey) -> "onnx.FunctionProto":
         def forward(self, *given: torch.Tensor) -> Any:
             rest = iter(given)
             arguments = (next(rest) if isinstance(each, TensorArgument) else each for each in key.arguments)
-            return _op(key.op).reference(*arguments)
+            return run(*arguments)
 
     with torch.no_grad():
         examples = tuple(_example(tensor) for tensor in tensors.values())
         program = torch.export.export(Reference(), examples, dynamic_shapes=(dynamic,))
-    model = onnx_model(program)
+    model = onnx_model(program, translation and {run.default: translation})
     for value, parameter in zip(model.graph.inputs, tensors, strict=True):
         value.name = parameter
+    for index, value in enumerate(model.graph.outputs):
+        value.name = f"output{index or ''}"
     fix_reshapes(model.graph)
     optimise(model)
+    if widen(model.graph, OPSET):
+        optimise(model)
     name_nodes(model.graph)
     strip(model)
     constants_as_nodes(model.graph)

@@ -103,6 +103,44 @@ def fix_reshapes(graph: "ir.Graph") -> None:
         node.attributes.pop("allowzero", None)  # no axis is ever empty
 
 
+def widen(graph: "ir.Graph", opset: int) -> bool:
+    """Compute in float32 where the standard op takes no bfloat16 (convolutions before opset 22). True if any does."""
+    import onnx
+    import onnx_ir as ir
+
+    found = False
+    for node in graph:
+        if node.domain != "":
+            continue
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        types = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
+        wide = set()
+        for index, value in enumerate(node.inputs):
+            kind = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
+            if value is None or value.dtype != ir.DataType.BFLOAT16 or "tensor(bfloat16)" in types.get(kind, ()):
+                continue
+            wide.add(kind)
+            node.replace_input_with(index, _cast(graph, node, value, ir.DataType.FLOAT, before=True))
+        for index, output in enumerate(node.outputs):
+            if schema.outputs[min(index, len(schema.outputs) - 1)].type_str in wide:
+                uses = list(output.uses())
+                narrow = _cast(graph, node, output, ir.DataType.BFLOAT16, before=False)
+                output.type = ir.TensorType(ir.DataType.FLOAT)
+                for use in uses:
+                    use.node.replace_input_with(use.idx, narrow)
+        found = found or bool(wide)
+    return found
+
+
+def _cast(graph: "ir.Graph", node: "ir.Node", value: "ir.Value", to: "ir.DataType", before: bool) -> "ir.Value":
+    import onnx_ir as ir
+
+    cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", to)], metadata_props=dict(node.metadata_props))
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(to), value.shape
+    (graph.insert_before if before else graph.insert_after)(node, cast)
+    return cast.outputs[0]
+
+
 def name_nodes(graph: "ir.Graph", weights: Collection[str] = ()) -> None:
     """Name every node ``<module path>/<op>``, its outputs after it, and constants after the weights they stem from.
 

@@ -48,6 +48,8 @@ def _reason(row: Row) -> str:
     reason = f"{row.backend} {row.precision} {row.graph}: off by {row.largest:.1e}, expected at most {budget.largest:g}"
     if row.agreement is not None and row.agreement < budget.agreement:
         reason += f", same span in {row.agreement:.1%} of samples, expected {budget.agreement:.0%}"
+    if row.iou is not None and row.iou < budget.iou:
+        reason += f", spans overlap by {row.iou:.3f}, expected {budget.iou:g}"
     return reason
 
 

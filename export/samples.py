@@ -17,9 +17,9 @@ from img_deploy.text.vocabulary import Vocabulary
 LENGTHS = (1, 2, 3, 7, 31, 64)
 """Clips of the drawn videos; the longest that the network takes is added."""
 WORDS = (1, 2, 3, 5, 8, 13, 24, 40)
-RAGGED = 9
+RAGGED = 25
 """Videos of any other length, beside them."""
-FROM_FOLDER = 24
+FROM_FOLDER = 32
 """Videos that are taken from a folder, at most."""
 UNKNOWN_WORD = "zqxjkv"
 _UNKNOWN_SHARE = 0.1

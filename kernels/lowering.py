@@ -50,5 +50,14 @@ class NodeForm:
 
 def node_form(op: str) -> Callable[[Call], NodeForm]:
     """What op ``op`` declares."""
-    form: Callable[[Call], NodeForm] = import_module(f"{__package__}.{op}.lowering").node_form
+    form: Callable[[Call], NodeForm] = _module(op).node_form
     return form
+
+
+def body_translation(op: str) -> Callable[..., Any] | None:
+    """How the exporter writes the op's body where its reference does not export; None where it does."""
+    return getattr(_module(op), "body", None)
+
+
+def _module(op: str) -> Any:
+    return import_module(f"{__package__}.{op}.lowering")

@@ -48,7 +48,8 @@ class WordEmbedding(Dropped):
         padding ``char_ids`` further changes nothing (but see MIN_CHARS)."""
         batch, words, width = char_ids.shape
         positions = torch.arange(1, width + 1, device=char_ids.device)
-        longest = ((char_ids != 0) * positions).amax(dim=(1, 2)).clamp(min=MIN_CHARS)  # [B]
+        seen = (char_ids != 0) | (positions <= MIN_CHARS)
+        longest = (seen * positions).amax(dim=(1, 2))  # [B]
         x = dropout(self.char_table(char_ids), self.dropout_p)  # [B, N, W, C]
         x = x.flatten(0, 1).transpose(1, 2)  # [B*N, C, W]
         pooled = []

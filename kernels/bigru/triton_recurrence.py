@@ -8,52 +8,7 @@ steps and its state stays fp32; the input's part of the gates is read one step a
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def sigmoid(x):
-    # 1 / (1 + e) as a squared reciprocal root: two instructions without the range checks of a division.
-    root = tl.rsqrt(1 + tl.exp2(-LOG2_E * x))
-    return root * root
-
-
-@triton.jit
-def next_state(state, r_x, z_x, n_x, n_h):
-    """GRU cell in fp32; ``r_x`` and ``z_x`` hold the sums of input and recurrent part, ``n_x`` and ``n_h`` each one."""
-    candidate = 2 * sigmoid(2 * (n_x + sigmoid(r_x) * n_h)) - 1  # tanh
-    return candidate + sigmoid(z_x) * (state - candidate)
-
-
-@triton.jit
-def in_chunks(vector, COUNT: tl.constexpr, SIZE: tl.constexpr):
-    """[COUNT * SIZE] -> COUNT consecutive pieces of [SIZE]."""
-    if COUNT == 1:
-        return (vector,)
-    else:  # noqa: RET505 (Triton compiles what follows a static return too)
-        low, high = tl.split(tl.trans(tl.reshape(vector, [2, COUNT // 2 * SIZE])))
-        return in_chunks(low, COUNT // 2, SIZE) + in_chunks(high, COUNT // 2, SIZE)
-
-
-@triton.jit
-def load_weight(weight_ptr, first, unit, H: tl.constexpr, COUNT: tl.constexpr, SIZE: tl.constexpr):
-    """Rows ``first + unit`` of a [*, H] matrix, fp32, as COUNT pieces of SIZE columns."""
-    pieces = ()
-    for c in tl.static_range(COUNT):
-        column = c * SIZE + tl.arange(0, SIZE)
-        inside = (unit < H)[:, None] & (column < H)[None, :]
-        piece = tl.load(weight_ptr + (first + unit[:, None]) * H + column[None, :], mask=inside, other=0.0)
-        pieces = pieces + (piece.to(tl.float32),)  # noqa: RUF005 (Triton knows no starred items)
-    return pieces
-
-
-@triton.jit
-def product(weight, state, COUNT: tl.constexpr):
-    """[units, H] times [H], both in pieces along H. Pieces are added before lanes: few exchanges between threads."""
-    total = weight[0] * state[0][None, :]
-    for c in tl.static_range(1, COUNT):
-        total = tl.fma(weight[c], tl.broadcast_to(state[c][None, :], weight[c].shape), total)
-    return tl.sum(total, axis=1)
+from img_deploy.kernels.matvec import in_chunks, load_weight, next_state, product
 
 
 @triton.jit

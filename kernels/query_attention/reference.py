@@ -73,6 +73,4 @@ def context_query_attention(
     over_clips = masked_softmax(score, clip_mask[:, :, None], dim=1).to(clips.dtype)
     c2q = over_words @ words  # [B, L, D]
     q2c = over_words @ (over_clips.transpose(1, 2) @ clips)  # [B, L, D]
-    return F.linear(
-        torch.cat([clips, c2q, clips * c2q, clips * q2c], dim=-1), attention_weight, attention_bias
-    )
+    return F.linear(torch.cat([clips, c2q, clips * c2q, clips * q2c], dim=-1), attention_weight, attention_bias)

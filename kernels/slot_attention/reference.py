@@ -58,9 +58,7 @@ def slot_attention(
             query = F.linear(query, qkv_weight[m, :dim], qkv_bias[m, :dim])
             scores = (query @ k.transpose(1, 2)).float() * dim**-0.5  # [B, K, L]
             update = masked_softmax(scores, mask[:, None, :]).to(x.dtype) @ v  # [B, K, D]
-            state = gru_cell(
-                update, state, gru_weight_ih[m], gru_weight_hh[m], gru_bias_ih[m], gru_bias_hh[m]
-            )
+            state = gru_cell(update, state, gru_weight_ih[m], gru_weight_hh[m], gru_bias_ih[m], gru_bias_hh[m])
             hidden = layer_norm(state, norm_mlp_weight[m], norm_mlp_bias[m], SLOT_NORM_EPS).to(x.dtype)
             hidden = F.relu(F.linear(hidden, mlp_weight[m, 0], mlp_bias[m, 0]))
             state = state + F.linear(hidden, mlp_weight[m, 1], mlp_bias[m, 1]).float()

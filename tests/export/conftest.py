@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+WITH_PLUGINS = "tiny_vlm"
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
@@ -19,8 +21,11 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(checkpoints, shared_folder):
-    """Function: the exported fp32 bundle of a small run. Not to be changed: copy it."""
-    from img_deploy.export.bundle_from_checkpoint import bundle_from_checkpoint
+    """Function: the exported fp32 bundle of a small run. Not to be changed: copy it.
+
+    The token run keeps its fused ops as nodes, so that both forms go through every test.
+    """
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 
     def folder_of(run: str) -> Path:
         folder, lock = shared_folder / f"exported_{run}", shared_folder / f"exporting_{run}"
@@ -32,7 +37,7 @@ def exported(checkpoints, shared_folder):
                 continue
             try:
                 if not folder.exists():
-                    bundle_from_checkpoint(checkpoints[run], folder)
+                    bundle_from_checkpoint(checkpoints[run], folder, ExportOptions(plugins=run == WITH_PLUGINS))
             finally:
                 lock.rmdir()
         return folder
@@ -86,7 +91,7 @@ def quick_graphs(exported, monkeypatch):
 
     source = exported("tiny_glove") / "onnx" / "fp32"
 
-    def copied(_network, folder, precision, tell):
+    def copied(_network, folder, precision, _plugins, tell):
         tell(f"copying ({precision})")
         shutil.copytree(source, folder / "onnx" / precision)
         return {path.stem: f"onnx/{precision}/{path.name}" for path in (folder / "onnx" / precision).iterdir()}

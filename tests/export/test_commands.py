@@ -144,7 +144,7 @@ def test_options_that_are_wrong(run_cli, best, tmp_path):
 @pytest.mark.usefixtures("quick_graphs")
 def test_a_failed_verification_exits_1_and_shows_its_table(run_cli, best, tmp_path, monkeypatch):
     """A script would take the export for done, or a user would not see what is off."""
-    monkeypatch.setitem(BUDGETS, "fp32", Budget(largest=1e-9, agreement=1.0))
+    monkeypatch.setitem(BUDGETS, "fp32", Budget(largest=1e-9, agreement=1.0, iou=0.0))
     done = run_cli("export", "--ckpt", best, "--out", tmp_path / "deploy")
     assert done.code == 1
     assert "FAILED" in done.out

@@ -1,0 +1,66 @@
+"""Precisions of the exported graphs: the network itself cast, so that every type is in the graph.
+
+The ops keep float32 islands whatever the storage: softmax, LayerNorm statistics, recurrent states, logits.
+"""
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img_deploy.runtime.backends.base import Feeds, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from img_deploy.model.network import IMGNetwork
+
+TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+IN_ORT = ("fp32", "fp16")
+"""Precisions that ONNX Runtime's CPU kernels take; bf16 graphs are for GPUs."""
+
+
+def network_in(network: "IMGNetwork", precision: str) -> "IMGNetwork":
+    """The network with weights and activations in a precision; itself in fp32."""
+    if precision == "fp32":
+        return network
+    return deepcopy(network).to(_dtype(precision)).eval()
+
+
+class TypedTorchBackend:
+    """The eager network in a precision: what a graph loses by its types alone, where no runtime runs them here."""
+
+    name, device = "torch", "cpu"
+
+    def __init__(self, network: "IMGNetwork", precision: str) -> None:
+        self.precision = precision
+        self._graphs = network_in(network, precision).graphs
+        self._config = network.config
+
+    def run(self, graph: str, feeds: Feeds) -> Outputs:
+        import torch
+
+        from img_deploy.model.graphs import graph_specs
+
+        spec = graph_specs(self._config)[graph]
+        with torch.inference_mode():
+            inputs = [self._tensor(feeds[tensor.name], tensor.dtype) for tensor in spec.inputs]
+            outputs = self._graphs[graph](*inputs)
+        return {tensor.name: value.float().numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
+
+    def _tensor(self, array: NDArray[Any], dtype: str) -> "torch.Tensor":
+        import torch
+
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        return tensor.to(_dtype(self.precision)) if dtype == "float" else tensor
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _dtype(precision: str) -> "torch.dtype":
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_DTYPES[precision])
+    return found
