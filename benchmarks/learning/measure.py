@@ -13,6 +13,7 @@ from img_deploy.benchmarks.learning.plan import SHARES, Places, Run, planned, tr
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.answers import Answers, answers_of_network
+from img_deploy.training.config import CONFIG_FILE
 from img_deploy.training.data import GroundingData
 from img_deploy.training.metrics import summarise
 from img_deploy.training.planted import PlantedQuery, read_planted
@@ -31,15 +32,16 @@ GROUPS = {
 
 
 def measure(run: Run, places: Places, steps: int) -> dict[str, Any]:
-    """Train one network and score it on the test videos, with real and with noised audio."""
+    """Train one network, or go on with it, and score it on the test videos, with real and with noised audio."""
     config = train_config(run, places, steps)
-    result = train(config, places.run(run))
+    folder = places.run(run)
+    result = train(config, folder, resume=(folder / CONFIG_FILE).exists())
     checkpoint = Checkpoint.load(result.best)
     network = checkpoint.network()
     noise = {}
     for share in SHARES if not run.share and run.name in ("full", "no importance") else ():
-        folder = places.data(run.seed, share)
-        noise[str(share)] = scores_by_group(network, checkpoint, folder, places.cache(run.seed))
+        noised = places.data(run.seed, share)
+        noise[str(share)] = scores_by_group(network, checkpoint, noised, places.cache(run.seed))
     return {
         "run": vars(run),
         "test": scores_by_group(network, checkpoint, Path(config.data), places.cache(run.seed)),

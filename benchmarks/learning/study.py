@@ -1,11 +1,10 @@
 """Run the study: ``python -m img_deploy.benchmarks.learning.study WORK --jobs 2 --docs docs``.
 
-Runs that have a result are not repeated, so the command can be stopped and started again.
+Runs that have a result are not repeated and unfinished ones go on, so the command can be stopped and started again.
 """
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -65,7 +64,6 @@ def run_all(places: Places, jobs: int, steps: int) -> int:
 
 
 def _start(run: Run, places: Places, steps: int) -> subprocess.Popen[bytes]:
-    shutil.rmtree(places.run(run), ignore_errors=True)  # of a run that did not finish
     log = places.work / "logs" / f"{run.slug}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     module = "img_deploy.benchmarks.learning.measure"
