@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.model.network import IMGNetwork
 
-TARGETS = ("onnx",)
+TARGETS = ("onnx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ExportOptions:
 
     precisions: tuple[str, ...] = ("fp32",)
     """The first is what the bundle runs by default."""
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = ("onnx",)
+    """``onnx`` always; with ``tensorrt`` engines for this machine are built from the graphs as well."""
     samples: Path | None = None
     """Feature folder to verify on; None draws features."""
     seed: int = 0
@@ -40,6 +41,8 @@ class ExportOptions:
                     raise InputError(f"{name}: got {value!r}, expected one or more of {', '.join(known)}")
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{name}: got {', '.join(values) or 'none'}, expected each once")
+        if "onnx" not in self.targets:
+            raise InputError("target: got no onnx, which the others are made from; give onnx,tensorrt")
 
 
 def _silent(_: object) -> None:
@@ -68,6 +71,7 @@ def bundle_from_checkpoint(
         VerificationError: an artifact is farther from the eager fp32 network than its precision may be.
         BundleError: ``out`` cannot be written or holds something else.
         FeatureError: the sample folder does not hold the checkpoint's features.
+        BackendError: no engines could be built; the bundle is written, and runs without them.
     """
     options = options or ExportOptions()
     network = checkpoint.network()
@@ -86,6 +90,12 @@ def bundle_from_checkpoint(
         (folder / REPORT).write_text(markdown(verification), encoding="utf-8")
         manifest.verification = verification.as_dict()
         write_manifest(folder, manifest)
+    if "tensorrt" in options.targets:
+        from img_deploy.export.engine_options import EngineOptions
+        from img_deploy.export.engines import add_engines
+
+        for precision in options.precisions:
+            add_engines(out, precision, EngineOptions(plugins=options.plugins), tell)
     return verification
 
 

@@ -15,7 +15,9 @@ from img_deploy.errors import BackendError, ImgDeployError, VerificationError
 from img_deploy.export.engine_from_onnx import BuiltEngine, engine_from_onnx
 from img_deploy.export.engine_log import BuildLog
 from img_deploy.export.engine_options import EngineOptions
+from img_deploy.export.report import REPORT, markdown
 from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, tensorrt_graph
+from img_deploy.export.verify import Verification
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
 from img_deploy.runtime.backends.trt_engine import tensorrt_module, this_machine
 from img_deploy.runtime.backends.trt_shapes import profiles
@@ -234,6 +236,7 @@ class _Job:
             table = dict(manifest.verification)
             kept = [row for row in table.get("rows", []) if not _is_of(row, self.precision)]
             table["rows"] = [*kept, *rows]
+            (folder / REPORT).write_text(markdown(Verification.from_dict(table)), encoding="utf-8")
             write_manifest(folder, replace(manifest, engines=engines, verification=table))
         except BaseException:
             _take_out(reports)  # first: the manifest lists whatever lies in the folder

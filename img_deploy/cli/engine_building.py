@@ -1,18 +1,7 @@
-"""Building TensorRT engines on the command line: what is told meanwhile."""
+"""``--rebuild`` on the command line: what is told meanwhile."""
 
 import sys
 from pathlib import Path
-
-
-def build_for_this_machine(bundle: Path, precisions: tuple[str, ...], plugins: bool, quiet: bool = False) -> None:
-    """Add engines of each precision to a bundle. Raises BackendError, VerificationError, BundleError."""
-    from img_deploy.export.engine_options import EngineOptions
-    from img_deploy.export.engines import add_engines
-
-    for precision in precisions:
-        reports = add_engines(bundle, precision, EngineOptions(plugins=plugins), _silent if quiet else _tell)
-        kernels = sum(len(report.record.plugins) for report in reports)
-        _say(f"{bundle}: {len(reports)} {precision} engines with {kernels} of our kernels inside", quiet)
 
 
 def rebuild_for_this_machine(bundle: Path, quiet: bool = False) -> None:

@@ -29,30 +29,36 @@ def export(
         str,
         typer.Option(help="Precisions of the graphs, separated by commas: fp32, fp16, bf16; the first is the default."),
     ] = "fp32",
-    targets: Annotated[str, typer.Option(help="What to make, separated by commas: onnx.")] = "onnx",
+    targets: Annotated[
+        str, typer.Option(help="What to make, separated by commas: onnx, tensorrt (engines for this machine).")
+    ] = "onnx",
     samples: Annotated[
         Path | None,
         typer.Option(help="Feature folder whose videos the artifacts are verified on. Default: drawn features."),
     ] = None,
     plugins: Annotated[
-        Switch,
+        Switch | None,
         typer.Option(
             help="on: each fused op stays one node, which TensorRT can replace by our kernel and every other runtime "
-            "expands; off: standard ops alone."
+            "expands; off: standard ops alone. Default: on with the target tensorrt, else off.",
+            show_default=False,
         ),
-    ] = Switch.OFF,
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
 ) -> None:
     """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
 
     Ends by running every artifact against the eager fp32 network.
 
-    Exit code 1: one of them is too far off, and nothing was written; 2: wrong input.
+    Exit code 1: one of them is too far off, and nothing was written, or no engines could be built, and the bundle runs
+    without them; 2: wrong input.
     """
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
     from img_deploy.model.checkpoint import Checkpoint
 
-    options = ExportOptions(_listed(precision), _listed(targets), samples, seed, plugins is Switch.ON)
+    made = _listed(targets)
+    nodes = "tensorrt" in made if plugins is None else plugins is Switch.ON
+    options = ExportOptions(_listed(precision), made, samples, seed, nodes)
     bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
     print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
 

@@ -12,6 +12,7 @@ import pytest
 from img_deploy.errors import BackendError, BundleError, InputError, VerificationError
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engines import add_engines
+from img_deploy.export.report import REPORT
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.engine_files import EngineRecord, engine_files
@@ -49,6 +50,7 @@ def test_engines_are_built_tried_and_listed(trt: ModuleType, bundle: Path, optio
     rows = [row for row in opened.manifest.verification["rows"] if row["backend"] == "tensorrt"]
     assert [row["graph"] for row in rows] == list(GRAPH_NAMES)
     assert all(row["passed"] and row["largest"] < 1e-4 for row in rows)
+    assert "| tensorrt" in (bundle / REPORT).read_text()
     assert "grounder: building" in told
     assert any("100%" in line for line in told)
     # Every batch size that was tried went through the profile that is made for it.

@@ -78,3 +78,33 @@ def test_the_option_builds_before_it_answers(
         main(["infer", str(bundle / "nothing"), "-q", "a dog", "--bundle", str(bundle), "--rebuild"])
     printed = capsys.readouterr().err.splitlines()
     assert printed[0] == f"{bundle}: 1 engines built"
+
+
+@pytest.mark.parametrize(("targets", "asked"), [("onnx,tensorrt", True), ("onnx", False)])
+def test_the_target_tensorrt_adds_engines_of_our_kernels(
+    targets: str, asked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--targets onnx,tensorrt` would export graphs that no kernel fits into, or build no engine."""
+    from img_deploy.export import bundle_from_checkpoint as exporting
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions
+    from img_deploy.model.checkpoint import Checkpoint
+
+    seen: list[ExportOptions] = []
+    monkeypatch.setattr(Checkpoint, "load", lambda _: None)
+    monkeypatch.setattr(exporting, "bundle_from_checkpoint", lambda *given: seen.append(given[2]))
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--ckpt", "best.pt", "--out", str(tmp_path / "deploy"), "--targets", targets])
+    assert caught.value.code == 0
+    assert seen[0].plugins is asked
+    assert ("tensorrt" in seen[0].targets) is asked
+
+
+def test_engines_alone_are_no_target(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are made from the ONNX graphs, which a bundle cannot do without."""
+    from img_deploy.model.checkpoint import Checkpoint
+
+    monkeypatch.setattr(Checkpoint, "load", lambda _: None)
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--ckpt", "best.pt", "--targets", "tensorrt"])
+    assert caught.value.code == 2
+    assert "give onnx,tensorrt" in capsys.readouterr().err
