@@ -274,8 +274,13 @@ def test_threads_give_the_same_answers(engine_of, backend, name):
         found = list(pool.map(answer, tasks * 3))
     for number, one in enumerate(found):
         own = expected[number % len(tasks)]
-        assert one.to_row() == own.to_row()
-        np.testing.assert_array_equal(one.saliency, own.saliency)
+        # Not bit for bit: how CPU kernels split their sums among threads depends on the machine's load.
+        assert [moment.span for moment in one.moments] == [moment.span for moment in own.moments]
+        assert (one.query, one.head, one.clips) == (own.query, own.head, own.clips)
+        scores = [[moment.score for moment in answer.moments] for answer in (one, own)]
+        np.testing.assert_allclose(*scores, atol=1e-5, rtol=0)
+        assert one.importance == pytest.approx(own.importance, abs=1e-5)
+        np.testing.assert_allclose(one.saliency, own.saliency, atol=1e-5, rtol=0)
 
 
 GOOD = np.zeros((5, 24), np.float32)
