@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.learning.plan import SHARES, Places, Run, planned, train_config
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
@@ -44,6 +45,7 @@ def measure(run: Run, places: Places, steps: int) -> dict[str, Any]:
         noise[str(share)] = scores_by_group(network, checkpoint, noised, places.cache(run.seed))
     return {
         "run": vars(run),
+        "where": environment(threads=1),
         "test": scores_by_group(network, checkpoint, Path(config.data), places.cache(run.seed)),
         "noised_test": noise,
         "best_step": result.card["best_step"],

@@ -21,13 +21,15 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for data, runs and results; about 4 GB")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps per run")
-    parser.add_argument("--docs", type=Path, help="write learning.md's tables and pictures here and leave")
+    parser.add_argument("--docs", type=Path, help="bring learning.md in this folder up to the results, and leave")
+    parser.add_argument("--commit", help="with --docs: of the runs, where they were not made in a checkout")
     given = parser.parse_args()
     places = Places(given.work)
     if given.docs is not None:
         from img_deploy.benchmarks.learning.report import write_report
 
-        write_report(places, given.docs)
+        for path in write_report(places, given.docs, given.commit):
+            print(path)
         return
     generate(places)
     failed = run_all(places, given.jobs, given.steps)
