@@ -5,9 +5,16 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = ("tiny_glove", "tiny_glove_deep", "tiny_vlm")
+
+# How long an example takes says something about the machine's load, nothing about the code; fixtures that examples
+# share are meant to be shared.
+CALM = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+settings.register_profile("img-deploy", deadline=None, suppress_health_check=CALM)
+settings.load_profile("img-deploy")
 
 
 @pytest.fixture(scope="session")

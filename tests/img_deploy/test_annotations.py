@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.annotations import (
@@ -116,7 +116,7 @@ def test_running_numbers_pass_over_given_ids(tmp_path: Path) -> None:
     assert [s.qid for s in read_samples(write(tmp_path, "q.jsonl", lines(*rows)))] == [0, 1, 2]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(
         st.tuples(

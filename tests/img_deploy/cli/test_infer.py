@@ -301,8 +301,9 @@ def test_backends_give_the_same_rows(run_cli, exported, features):
     """The answer would depend on what is installed."""
     found = {}
     for backend in ("torch", "onnxruntime", "auto"):
-        options = ("--bundle", exported("tiny_glove"), "--backend", backend, "--format", "jsonl", "--clip-seconds", 1)
-        done = run_cli("infer", features.folder, *options, "--query", "w001 w002", "--query", "w005")
+        options = ("--bundle", exported("tiny_glove"), "--backend", backend, "--threads", 1, "--format", "jsonl")
+        queries = ("--query", "w001 w002", "--query", "w005", "--clip-seconds", 1)
+        done = run_cli("infer", features.folder, *options, *queries)
         assert done.code == 0
         assert f"backend {'torch' if backend == 'torch' else 'onnxruntime'} on cpu, fp32" in done.err
         found[backend] = rows(done.out)
@@ -315,7 +316,7 @@ def test_backends_give_the_same_rows(run_cli, exported, features):
 @pytest.mark.usefixtures("small_windows")
 def test_an_exported_bundle_resumes(run_cli, exported, features, tmp_path, monkeypatch):
     """ONNX Runtime's rows would differ between a run and its continuation."""
-    options = ("--bundle", exported("tiny_glove"), "--query", "w001 w002", "--batch-size", 2, "--out")
+    options = ("--bundle", exported("tiny_glove"), "--query", "w001 w002", "--batch-size", 2, "--threads", 1, "--out")
     assert run_cli("infer", features.folder, *options, tmp_path / "whole.jsonl").code == 0
     load = OrtBackend.run
     runs = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import FeatureError
@@ -162,7 +162,7 @@ def test_own_place_comes_first(charades: Build, write: Any) -> None:
     assert open_folder(root, I3D, PANNS).videos() == ["AO8RW"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(clips=st.integers(1, 300), sound=st.integers(0, 300), limit=st.integers(1, 130))
 def test_any_lengths(tmp_path: Path, write: Any, clips: int, sound: int, limit: int) -> None:
     """Some length would give audio and video of different lengths, or a length other than announced."""

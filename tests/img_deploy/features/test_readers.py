@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -99,7 +99,7 @@ def test_old_torch_format(tmp_path: Path) -> None:
     assert pt_shape(path) == (4, 3)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(
     array=hnp.arrays(
         st.sampled_from([np.float16, np.float32, np.float64, np.int16]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -75,7 +75,7 @@ def test_python_2(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_arrays(written(tmp_path, data))["v_a"], [[0, 1, 2], [3, 4, 255]])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None)
 @given(
     array=hnp.arrays(st.sampled_from(["u1", "<f4", ">f4", "<f8", "<f2", "<i8", ">i2"]), hnp.array_shapes(max_side=5)),
     protocol=st.integers(0, 5),
@@ -162,7 +162,7 @@ def test_broken_files(tmp_path: Path, data: bytes) -> None:
     assert "expected a pickled dictionary" in refusal(tmp_path, data)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(
     cut=st.integers(0, 400),
     flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),

@@ -60,14 +60,19 @@ def test_gradients_agree_with_finite_differences(network, batch):
     assert gradient[0, 9:].abs().max() == 0, "padded clips must not matter"
 
 
+def same(one, other):
+    """Equal but for the order of sums, which depends on how many threads a busy machine gives."""
+    return torch.allclose(one, other, atol=1e-6, rtol=1e-6)
+
+
 def test_dropout_and_fresh_noise_only_in_training(network, batch):
     """Evaluation must be repeatable; training must not reuse the recorded slot noise."""
     with torch.no_grad():
-        assert not torch.equal(network.train()(*batch).fused.start, network(*batch).fused.start)
-        assert torch.equal(network.eval()(*batch).fused.start, network(*batch).fused.start)
+        assert not same(network.train()(*batch).fused.start, network(*batch).fused.start)
+        assert same(network.eval()(*batch).fused.start, network(*batch).fused.start)
         quiet = IMGNetwork(ModelConfig(**SMALL, dropout=0.0)).train()
-        assert not torch.equal(quiet(*batch).fused.start, quiet(*batch).fused.start)
-        assert torch.equal(quiet(*batch).visual.start, quiet(*batch).visual.start)
+        assert not same(quiet(*batch).fused.start, quiet(*batch).fused.start)
+        assert same(quiet(*batch).visual.start, quiet(*batch).visual.start)
 
 
 def test_the_warm_up_moves_the_gates_from_half_to_the_importance(network, batch):
@@ -78,8 +83,8 @@ def test_the_warm_up_moves_the_gates_from_half_to_the_importance(network, batch)
         cold = network(*batch, importance_weight=0.0).fused.start
         warm = network(*batch).fused.start
         bias += 3.0
-        assert torch.equal(network(*batch, importance_weight=0.0).fused.start, cold)
-        assert not torch.equal(network(*batch).fused.start, warm)
+        assert same(network(*batch, importance_weight=0.0).fused.start, cold)
+        assert not same(network(*batch).fused.start, warm)
 
 
 @pytest.mark.parametrize("switch", ["use_importance", "use_local", "use_event", "use_global"])

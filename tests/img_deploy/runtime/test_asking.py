@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.features import open_folder
@@ -62,7 +62,7 @@ def keys(plan):
 
 
 @given(batch_size=st.integers(1, 5), window=st.integers(1, 3), chunk=st.integers(1, 3))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None)
 def test_answers_do_not_depend_on_batches(engine, folder, monkeypatch, batch_size, window, chunk):
     """A pair would be lost, repeated, or answered otherwise when the batch size changes."""
     plan = Plan(tuple(folder.videos()), QUESTIONS[:2])

@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import ImgDeployError, InputError
@@ -132,7 +132,7 @@ def test_failure_before_the_first_row_leaves_nothing(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_resume_after_any_cut(tmp_path, answers, data):
     """Some byte at which a kill tears the file makes a row be lost, repeated or damaged."""

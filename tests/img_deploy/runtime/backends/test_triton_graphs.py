@@ -126,7 +126,7 @@ def test_company_does_not_matter(networks):
         mixed = {name: np.concatenate([one[name][:2], other[name][2:]]) for name in one}
         alone, company = backend.run("grounder", one), backend.run("grounder", mixed)
         for name in alone:
-            np.testing.assert_array_equal(alone[name][:2], company[name][:2], err_msg=name)
+            np.testing.assert_allclose(alone[name][:2], company[name][:2], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_infinities_of_an_earlier_request_do_not_stay(networks):
@@ -235,7 +235,7 @@ def test_graphs_of_different_kinds_overlap_and_one_kind_does_not(networks):
     """Encoding would wait for grounding; or two runs would share their buffers."""
     network = networks["tiny_vlm"]
     packed = PackedNetwork(network, "fp32", "cpu")
-    inside, together = threading.Lock(), threading.Barrier(2, timeout=20)
+    inside, together = threading.Lock(), threading.Barrier(2, timeout=120)
 
     class Run(StaticRun):
         def compute(self):
