@@ -1,0 +1,71 @@
+"""What a check of a kernel needs: its reference in float64, outputs that tell who wrote them, and a comparison."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from img_deploy.kernels.tolerance import Tolerance
+
+
+def in_float64(reference: Callable[..., Any], *args: Any) -> Any:
+    """The reference in float64 throughout, on a CPU, arguments as stored.
+
+    The references call ``.float()`` where a kernel computes in float32 whatever the storage; on float64 values it
+    would round there, so for the length of the call it returns float64 unchanged.
+    """
+    single = Tensor.float
+
+    def wide(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.cpu().double() if value.is_floating_point() else value.cpu()
+
+    given = [wide(arg) for arg in args]
+    Tensor.float = lambda self: self if self.dtype == torch.float64 else single(self)  # type: ignore[method-assign]
+    try:
+        return reference(*given)
+    finally:
+        Tensor.float = single  # type: ignore[method-assign]
+
+
+@contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """Context in which memory that nobody has written holds NaN (-7 in integers), not the zeros it happens to hold."""
+    made = torch.empty, torch.empty_like, Tensor.new_empty
+
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def fill(*args: Any, **kwargs: Any) -> Tensor:
+            tensor = allocate(*args, **kwargs)
+            if tensor.dtype == torch.bool:
+                return tensor.fill_(True)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
+
+        return fill
+
+    torch.empty, torch.empty_like, Tensor.new_empty = map(poisoned, made)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.empty, torch.empty_like, Tensor.new_empty = made  # type: ignore[method-assign]
+
+
+def largest_difference(got: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference; infinite where the shapes differ or a value is missing (NaN)."""
+    if got.shape != expected.shape:
+        return float("inf")
+    wide = got.detach().cpu().double()
+    if wide.isnan().any():
+        return float("inf")
+    return float((wide - expected).abs().max()) if wide.numel() else 0.0
+
+
+def share_of_tolerance(got: Tensor, expected: Tensor, tolerance: Tolerance) -> float:
+    """Largest difference as a share of what is allowed there: at most 1 passes; infinite as above."""
+    if largest_difference(got, expected) == float("inf"):
+        return float("inf")
+    allowed = tolerance.absolute + tolerance.relative * expected.abs()
+    shares = (got.detach().cpu().double() - expected).abs() / allowed
+    return float(shares.max()) if shares.numel() else 0.0

@@ -1,0 +1,82 @@
+"""Triton's interpreter (``TRITON_INTERPRET=1``) made to compute what a GPU computes, and ops sent to it.
+
+For checks on machines without a GPU; nothing that serves an answer uses it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to interpret its kernels; it reads this when it is imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def mend_interpreter() -> None:
+    """Correct what Triton 3.6's interpreter does otherwise than a GPU. Once in a process, before the first launch."""
+    _accept_scalars_as_loop_bounds()
+    _compute_in_bfloat16()
+
+
+def _accept_scalars_as_loop_bounds() -> None:
+    """Triton 3.6 interprets a loop bound by ``int(array)`` of shape [1], which NumPy 2.4 no longer converts."""
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patched(tensor: type, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _compute_in_bfloat16() -> None:
+    """Triton 3.6 keeps bfloat16 as uint16, multiplies tiles of it as those integers, and cuts digits off where a GPU
+    rounds to nearest even."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    create_dot, cast = builder.create_dot, builder.cast_impl
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    def rounding_cast(self: Any, source: Any, target: Any) -> Any:
+        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = np.where(np.isnan(source.data), 0x7FFF, rounded).astype(np.uint16)
+        return interpreter.TensorHandle(rounded.reshape(source.data.shape), tl.bfloat16)
+
+    builder.create_dot, builder.cast_impl = dot, rounding_cast
+
+
+@contextmanager
+def kernels_on_cpu() -> Iterator[None]:
+    """Context in which ops under ``use_ops`` call their kernels on CPU tensors too, which only an interpreter runs."""
+    from img_deploy.kernels.dispatch import is_active
+    from img_deploy.kernels.register import Op
+
+    plain = Op.__call__
+
+    def call(op: Op, *args: Any, **kwargs: Any) -> Any:
+        if is_active(op.name) and not kwargs.pop("dropout_p", 0.0):
+            return op._on_cuda(*args, **kwargs)
+        return plain(op, *args, **kwargs)
+
+    Op.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Op.__call__ = plain  # type: ignore[method-assign]
