@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,17 +126,33 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_dir():
         raise CheckpointError(f"{path}: got a folder, expected a checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        start = path.open("rb").read(_START) if path.is_file() else b""
+        with warnings.catch_warnings(action="ignore"):  # of the pickle's dialect
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file, expected a checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a file of tensors that loads safely ({reason}); expected a PyTorch checkpoint"
-        ) from None
+    except PermissionError:
+        raise CheckpointError(f"{path}: no permission to read it; change its mode or its owner") from None
+    except Exception as error:  # garbled files fail in a dozen ways
+        raise CheckpointError(f"{path}: got {_found(start, error)}, expected a PyTorch checkpoint") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: got a {type(content).__name__}, expected a dictionary of tensors")
     return content
+
+
+_START = 64
+"""Bytes that a file is told by."""
+
+
+def _found(start: bytes, error: Exception) -> str:
+    """What a file that does not load is, in words; PyTorch's own advise to switch its protection off."""
+    if not start:
+        return "an empty file (0 bytes)"
+    if (name := re.search(r"GLOBAL ([\w.]+)", str(error))) and isinstance(error, pickle.UnpicklingError):
+        return f"a file with objects other than tensors ({name[1]}; nothing in it was run)"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        return f"a text file (it starts with {start[:8].decode('ascii')!r})"
+    return "a damaged or foreign file"
 
 
 def check_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:

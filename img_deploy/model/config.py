@@ -7,6 +7,13 @@ from img_deploy.errors import ConfigError
 
 Variant = Literal["glove", "tokens"]
 
+_SIZES = {
+    **dict.fromkeys(("video_dim", "audio_dim", "text_dim"), (1, 1 << 20)),
+    **{"chars": (0, 1 << 20), "char_dim": (1, 1 << 12), "dim": (1, 1 << 14), "heads": (1, 1 << 14)},
+    **{"max_clips": (1, 1 << 16), "slots": (1, 1 << 10), "slot_iterations": (1, 1 << 10), "gru_layers": (1, 1 << 6)},
+}
+"""Least and most of each size: far beyond any use, but short of what a damaged file would take memory for."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -46,20 +53,21 @@ class ModelConfig:
         problems = []
         if self.variant not in ("glove", "tokens"):
             problems.append(f"variant is {self.variant!r}, expected 'glove' or 'tokens'")
-        for name in ("video_dim", "audio_dim", "text_dim", "dim", "heads", "max_clips"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("slots", "slot_iterations", "gru_layers"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.heads > 0 and self.dim % self.heads:
+        for name, (least, most) in _SIZES.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                problems.append(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+        for switch in ("use_importance", "use_local", "use_event", "use_global"):
+            if type(getattr(self, switch)) is not bool:
+                problems.append(f"{switch} is {getattr(self, switch)!r}, expected true or false")
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout!r}, expected 0 <= dropout < 1")
+        if type(self.dim) is type(self.heads) is int and self.heads > 0 and self.dim % self.heads:
             problems.append(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        if self.dim % 2:
+        if type(self.dim) is int and self.dim % 2:
             problems.append(f"dim {self.dim} is odd; the two GRU directions need half of it each")
-        if self.variant == "glove" and self.chars < 2:
+        if self.variant == "glove" and self.chars in (0, 1):
             problems.append(f"chars is {self.chars}, expected at least 2 (pad and unknown)")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout is {self.dropout}, expected 0 <= dropout < 1")
         if problems:
             raise ConfigError("model configuration: " + "; ".join(problems))
 

@@ -5,22 +5,18 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from img_deploy.errors import CheckpointError
+from img_deploy.errors import CheckpointError, ConfigError
 from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, text_kind, video_kind
-from img_deploy.features.safe_pickle import load_plain
-from img_deploy.model.checkpoint import Checkpoint, load_tensors
+from img_deploy.model.checkpoint import FORMAT, Checkpoint, load_tensors
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
 from img_deploy.model.reference_names import Recipe, recipes
-
-if TYPE_CHECKING:
-    from img_deploy.text.vocabulary import Vocabulary
+from img_deploy.model.reference_vocabulary import read_vocabulary
 
 DEFAULTS = {"num_heads": 8, "event_num": 3, "slot_layers": 3}
 """What the reference uses where its ``configs.json`` does not say; no tensor tells these."""
@@ -65,13 +61,16 @@ def import_run(
     weights_path = find_weights(Path(run))
     tensors = _state_dict(weights_path)
     settings = _settings(weights_path.parent / "configs.json")
-    config = config_of(tensors, settings, weights_path)
+    try:
+        config = config_of(tensors, settings, weights_path)
+    except ConfigError as error:
+        raise ConfigError(f"{weights_path} and its configs.json: {error}") from None
     weights, noise = convert(tensors, config, weights_path), IMGNetwork(config)
     noise.draw_slot_noise(options.noise_seed)
     weights["fusion.event.slot_attention.noise"] = noise.state_dict()["fusion.event.slot_attention.noise"].clone()
     vocabulary = None
     if config.variant == "glove":
-        vocabulary = _vocabulary(dataset, tensors, weights_path)
+        vocabulary = read_vocabulary(dataset, tensors, weights_path)
     checkpoint = Checkpoint(
         config=config,
         weights=weights,
@@ -93,7 +92,7 @@ def find_weights(run: Path) -> Path:
         return run
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such file or folder, expected a run with IMG_<step>.t7 and configs.json")
-    for pattern in ("*.t7", "*.pt", "*.pth", "*.bin"):
+    for pattern in ("IMG_*.t7", "*.t7", "*.pt", "*.pth", "*.bin"):
         if found := sorted(run.glob(pattern), key=_step):
             return found[-1]
     listing = ", ".join(sorted(item.name for item in run.iterdir())[:5]) or "nothing"
@@ -107,11 +106,15 @@ def _step(path: Path) -> tuple[int, str]:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     content: Any = load_tensors(path)
+    if content.get("format") == FORMAT:
+        raise CheckpointError(f"{path}: is a checkpoint of this program already; go on with `img-deploy export --ckpt`")
     for name in WRAPPERS:
         if isinstance(content.get(name), dict):
             content = content[name]
     tensors = {
-        name.removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)
+        name.removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
     if "video_affine.linear.conv1d.weight" not in tensors:
         some = ", ".join(list(map(str, content))[:3]) or "nothing"
@@ -125,9 +128,11 @@ def _settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); fix it or move it away") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); fix it or move it away") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: got a {type(settings).__name__}, expected an object of options")
     return settings
@@ -136,25 +141,28 @@ def _settings(path: Path) -> dict[str, Any]:
 def config_of(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> ModelConfig:
     """Sizes from the tensors; heads, slots and slot iterations, which no tensor tells, from the settings."""
 
-    def shape(name: str) -> torch.Size:
+    def shape(name: str, axes: int = 2) -> torch.Size:
         if name not in tensors:
             raise CheckpointError(f"{path}: missing tensor {name}")
-        return tensors[name].shape
+        found = tensors[name].shape
+        if len(found) != axes:
+            raise CheckpointError(f"{path}: misshapen tensor {name} {tuple(found)}, expected {axes} axes")
+        return found
 
     def setting(name: str) -> int:
         value = settings.get(name, DEFAULTS[name])
-        if not isinstance(value, int):
+        if type(value) is not int:
             raise CheckpointError(f"configs.json: {name} is {value!r}, expected a whole number")
         return value
 
     glove = "word_embeddingv.linear.conv1d.weight" in tensors
-    dim, video_dim = shape("video_affine.linear.conv1d.weight")[:2]
+    dim, video_dim, _ = shape("video_affine.linear.conv1d.weight", 3)
     chars, char_dim = shape("word_embeddingv.char_emb.char_emb.weight") if glove else (0, 50)
-    text = shape("word_embeddingv.word_emb.unk_vec" if glove else "text_affinev.linear.conv1d.weight")
+    text = shape("word_embeddingv.word_emb.unk_vec") if glove else shape("text_affinev.linear.conv1d.weight", 3)
     return ModelConfig(
         variant="glove" if glove else "tokens",
         video_dim=video_dim,
-        audio_dim=shape("audio_affine.linear.conv1d.weight")[1],
+        audio_dim=shape("audio_affine.linear.conv1d.weight", 3)[1],
         text_dim=text[1],
         chars=chars,
         char_dim=char_dim,
@@ -164,12 +172,14 @@ def config_of(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) 
         slots=setting("event_num"),
         slot_iterations=setting("slot_layers"),
         gru_layers=sum(f"down_sample.rnn1.weight_ih_l{layer}" in tensors for layer in range(64)),
-        dropout=float(settings.get("drop_rate", 0.2)),
+        dropout=settings.get("drop_rate", 0.2),
     )
 
 
 def convert(tensors: dict[str, Tensor], config: ModelConfig, path: Path) -> dict[str, Tensor]:
     """Our weights from theirs. Raises CheckpointError naming every missing, extra and misshapen tensor of theirs."""
+    if foreign := [f"{name} is {_kind(value)}" for name, value in tensors.items() if _kind(value) != "numbers"]:
+        raise CheckpointError(f"{path}: {'; '.join(foreign[:8])}, expected dense floating point numbers")
     rules = recipes(config)
     used = {source for rule in rules for source in rule.sources}
     used |= {f"word_embedding{m}.word_emb.{name}" for m in "va" for name in ("pad_vec", "glove_vec")}
@@ -191,50 +201,18 @@ def convert(tensors: dict[str, Tensor], config: ModelConfig, path: Path) -> dict
     return weights
 
 
+def _kind(tensor: Tensor) -> str:
+    """``numbers``, or what else a tensor holds that is no weight."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        return "a tensor without plain data"
+    return "numbers" if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch.")
+
+
 def _combined(rule: Recipe, tensors: dict[str, Tensor], wanted: Tensor) -> Tensor:
     value = rule.combine([tensors[name].float() for name in rule.sources]).contiguous().clone()
     if value.shape != wanted.shape:
         raise ValueError
     return value
-
-
-def _vocabulary(dataset: str | os.PathLike[str] | None, tensors: dict[str, Tensor], path: Path) -> "Vocabulary":
-    from img_deploy.text.vocabulary import Vocabulary
-
-    if dataset is None:
-        raise CheckpointError(
-            f"{path}: this run embeds words, and its vocabulary is in a pickled dataset; "
-            "pass --dataset datasets/<task>_<features>_<maxlen>.pkl"
-        )
-    content = load_plain(dataset)
-    for key in ("word_dict", "char_dict", "word_vector"):
-        if key not in content:
-            raise CheckpointError(f"{dataset}: missing {key}, expected the reference's pickled dataset")
-    words = _by_id(content["word_dict"], f"{dataset}: word_dict")
-    chars = _by_id(content["char_dict"], f"{dataset}: char_dict")
-    vectors = np.ascontiguousarray(content["word_vector"], dtype=np.float32)
-    for m in "va":
-        table = tensors.get(f"word_embedding{m}.word_emb.glove_vec")
-        if table is None or tuple(table.shape) != vectors.shape:
-            have = None if table is None else tuple(table.shape)
-            raise CheckpointError(
-                f"{dataset}: word_vector is {vectors.shape}, the run's word table {have}; wrong dataset"
-            )
-        if not np.allclose(table.numpy(), vectors, atol=1e-6):
-            raise CheckpointError(f"{dataset}: word_vector differs from the run's word table; wrong dataset")
-    if len(words) != len(vectors):
-        raise CheckpointError(f"{dataset}: {len(words)} words but {len(vectors)} word vectors")
-    expected = tensors["word_embeddingv.char_emb.char_emb.weight"].shape[0] - 2
-    if len(chars) != expected:
-        raise CheckpointError(f"{dataset}: {len(chars)} characters, the run's table has {expected}; wrong dataset")
-    return Vocabulary(words, vectors, chars)
-
-
-def _by_id(ids: Any, where: str) -> list[str]:
-    """Names in the order of their ids, without pad (0) and unknown (1)."""
-    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
-        raise CheckpointError(f"{where}: expected ids 0..n-1, each once")
-    return [name for name, number in sorted(ids.items(), key=lambda item: item[1]) if number >= 2]
 
 
 def _kinds(config: ModelConfig, options: ImportOptions) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from img_deploy.errors import CheckpointError, ConfigError, FeatureError
+from img_deploy.errors import CheckpointError, FeatureError, InputError
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.reference_run import ImportOptions, import_run
 
 GLOVE = "tiny_glove"
+BIAS = "saliency_proj_v.bias"
 
 
 @pytest.fixture
@@ -103,6 +104,12 @@ def test_wrapped_and_parallel_state_dicts_are_read(run):
         (lambda t: t.update({"saliency_proj_v.weight": torch.zeros(1, 5)}), "saliency_proj_v.weight (1, 5)"),
         (lambda t: t["saliency_proj_v.bias"].fill_(float("nan")), "saliency_proj_v.bias holds NaN"),
         (lambda t: t.pop("video_affine.linear.conv1d.weight"), "video_affine.linear.conv1d.weight"),
+        (lambda t: t.pop("word_embeddinga.word_emb.glove_vec"), "missing tensor word_embeddinga.word_emb.glove_vec"),
+        (lambda t: t.update({"video_affine.linear.conv1d.weight": torch.zeros(())}), "video_affine.linear.conv1d.weig"),
+        (lambda t: t.update({BIAS: t[BIAS].int()}), f"{BIAS} is int32"),
+        (lambda t: t.update({BIAS: t[BIAS].to(torch.complex64)}), f"{BIAS} is complex64"),
+        (lambda t: t.update({BIAS: t[BIAS].to_sparse()}), f"{BIAS} is a tensor without plain data"),
+        (lambda t: t.update({BIAS: t[BIAS].to("meta")}), f"{BIAS} is a tensor without plain data"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(run, change, said):
@@ -139,12 +146,90 @@ def test_code_in_a_pickle_is_refused_and_not_run(run, tmp_path):
     assert not flag.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken"])
-def test_a_file_that_is_no_checkpoint_is_named(run, content):
-    """Empty, text and truncated files end in one line, not in a traceback."""
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "an empty file"),
+        (b"hello", "a text file"),
+        (b"PK\x03\x04broken", "a damaged or foreign file"),
+        (b"\x80\x02(((", "a damaged or foreign file"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(run, content, told):
+    """Empty, text and truncated files end in a traceback, or in another library's advice."""
     (run / "IMG_100.t7").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"IMG_100\.t7"):
+    with pytest.raises(CheckpointError, match=rf"IMG_100\.t7: got {told}"):
         import_run(run, run / "dataset.pkl")
+
+
+def test_a_whole_pickled_module_is_explained(run):
+    """torch.save(model) instead of its state_dict is a common mistake; PyTorch's message advises to run the file."""
+    torch.save(torch.nn.Linear(2, 2), run / "IMG_100.t7")
+    with pytest.raises(CheckpointError, match=r"objects other than tensors \(torch\.nn.*nothing in it was run"):
+        import_run(run, run / "dataset.pkl")
+
+
+def test_best_pt_is_not_imported_again(run, tmp_path):
+    """A user who imports best.pt would be told of a missing tensor."""
+    import_run(run, run / "dataset.pkl").checkpoint.save(tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint of this program already.*img-deploy export"):
+        import_run(tmp_path / "best.pt")
+
+
+def test_other_files_beside_the_weights_are_passed_over(run):
+    """A higher number in the name of an optimizer's state would be taken for the highest step."""
+    torch.save({"step": torch.zeros(1)}, run / "optimizer_9999.t7")
+    assert import_run(run, run / "dataset.pkl").checkpoint.provenance["imported_from"] == "IMG_100.t7"
+
+
+def test_weights_saved_in_half_precision_are_read(run):
+    """A run shrunk for download would be taken for another vocabulary's."""
+    tensors = torch.load(run / "IMG_100.t7", weights_only=True)
+    torch.save({name: tensor.half() for name, tensor in tensors.items()}, run / "IMG_100.t7")
+    made = import_run(run, run / "dataset.pkl").checkpoint
+    assert {tensor.dtype for tensor in made.weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"num_heads": 5}, "multiple of heads"),
+        ({"num_heads": True}, "num_heads is True"),
+        ({"num_heads": "4"}, "num_heads is '4'"),
+        ({"event_num": 10**9}, "slots is 1000000000, expected a whole number from 1 to"),
+        ({"slot_layers": -1}, "slot_iterations is -1"),
+        ({"drop_rate": None}, "dropout is None"),
+        ({"drop_rate": "much"}, "dropout is 'much'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(run, setting, told):
+    """What no tensor tells must not pass unseen: heads, slots and rounds are read from configs.json alone."""
+    path = run / "configs.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(InputError, match=told) as error:
+        import_run(run, run / "dataset.pkl")
+    assert "configs.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"word_dict": ["a"]}, "word_dict: expected ids"),
+        ({"word_dict": {"a": 0, "b": "1"}}, "word_dict: expected ids"),
+        ({"char_dict": {"a": 0, "b": 0}}, "char_dict: expected ids"),
+        ({"word_vector": [[1.0], [1.0, 2.0]]}, "word_vector is not a matrix"),
+        ({"word_vector": None}, "word_vector is"),
+        ({"char_dict": {f"k{number}": number for number in range(30)}}, "several characters"),
+        ({"word_dict": {number: number for number in range(30)}}, "something else than text"),
+    ],
+)
+def test_a_vocabulary_of_another_make_is_refused(run, change, told):
+    """A dataset that another program pickled ends in a traceback."""
+    content = pickle.loads((run / "dataset.pkl").read_bytes())
+    (run / "dataset.pkl").write_bytes(pickle.dumps(content | change))
+    with pytest.raises(CheckpointError, match=told) as error:
+        import_run(run, run / "dataset.pkl")
+    assert "dataset.pkl" in str(error.value)
 
 
 def test_an_empty_folder_and_a_missing_one_are_explained(tmp_path):
@@ -152,14 +237,6 @@ def test_an_empty_folder_and_a_missing_one_are_explained(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(CheckpointError, match=r"IMG_<step>\.t7"):
             import_run(path)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused(run):
-    """Heads cannot be read off the tensors, so a wrong number must not pass."""
-    path = run / "configs.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_heads": 5}))
-    with pytest.raises(ConfigError, match="multiple of heads"):
-        import_run(run, run / "dataset.pkl")
 
 
 def test_best_pt_of_another_kind_is_refused(run, tmp_path):
