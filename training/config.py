@@ -104,7 +104,7 @@ class TrainConfig:
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"
-    """Of Lightning, for several devices: ddp, fsdp, ..."""
+    """Of Lightning, for several devices: ddp and its kin, where every device holds the whole network."""
     workers: int = 0
     """Processes that load batches; 0 loads them in the training process."""
     threads: int | None = None

@@ -109,6 +109,8 @@ class GroundingData:
         vocabulary: of a trained network; None builds it from the sentences and the GloVe file.
         glove: GloVe file, by default the task's own.
         max_clips: longest video in clips; None takes the kind's own.
+        progress: told how many videos (or token files) of how many are read, where they are not kept yet.
+        glove_progress: told how many bytes of how many of the GloVe file are read.
 
     Raises:
         InputError: annotations, features or the GloVe file are missing or broken.
@@ -124,6 +126,7 @@ class GroundingData:
         glove: Path | None = None,
         max_clips: int | None = None,
         progress: Progress | None = None,
+        glove_progress: Progress | None = None,
     ) -> None:
         self.task, self.variant = task, variant
         text = task.text if variant == "tokens" else None
@@ -146,7 +149,7 @@ class GroundingData:
             if vocabulary is None:
                 from img_deploy.text.vocabulary import build_vocabulary
 
-                self.vocabulary = build_vocabulary(tokens, glove or task.glove)
+                self.vocabulary = build_vocabulary(tokens, glove or task.glove, progress=glove_progress)
             assert self.vocabulary is not None
             self._words = WordTable(self.vocabulary, tokens)
             rows = list(range(len(everything)))

@@ -66,8 +66,8 @@ class GroundingModule(L.LightningModule):
             self.total_steps,
             self.config.learning_rate,
             self.config.weight_decay,
-            # 262 small parameters cost more to visit than to update. Lightning cannot clip under fp16's scaler then.
-            fused=self.config.precision != "16-mixed" and self.device.type == "cpu",
+            # 262 small parameters cost more to visit than to update. In mixed precision Lightning cannot clip then.
+            fused=self.config.precision == "32-true" and self.device.type == "cpu",
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

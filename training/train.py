@@ -67,8 +67,11 @@ def train(
     listener: Listener | None = None,
     say: Callable[[str], None] = _ignore,
     reading: Callable[[int, int], None] | None = None,
+    scanning: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train, choose the best checkpoint, and score it on the test split.
+
+    On several devices every process calls this; the first one writes files and tells the user.
 
     Args:
         out: the run's folder.
@@ -76,19 +79,21 @@ def train(
         listener: told after every step.
         say: takes lines for the user.
         reading: told how many videos of how many are read, on first use of their features.
+        scanning: told how many bytes of how many of the GloVe file are read.
     Raises:
         InputError: settings, annotations or features are wrong. NonFiniteLoss: the loss is not a number.
     """
     run = RunFolder(Path(out))
-    if not resume:
+    first_process = is_first_process()
+    if not resume and first_process:
         run.check_new()
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    material = prepare(config, reading)
-    for note in material.notes:
+    material = prepare(config, reading, scanning)
+    for note in material.notes if first_process else ():
         say(note)
-    if not resume:
+    if not resume and first_process:
         run.begin(config)  # not before the data is right: a mistake leaves no run behind
     network = new_network(config, material.data)
     first = run.first_step() if resume else 0
@@ -99,11 +104,23 @@ def train(
     answers = answers_of_network(best.network(), material.data, test, config.evaluation_batch)
     evaluation = evaluate_answers(answers)
     card = run_card(config, material, keeper, best, evaluation, time.perf_counter() - started)
-    run.write_card(card, card_text(card))
+    if first_process:
+        run.write_card(card, card_text(card))
     return TrainResult(run.path, run.best, card, evaluation)
 
 
-def prepare(config: TrainConfig, reading: Callable[[int, int], None] | None = None) -> Material:
+def is_first_process() -> bool:
+    """Whether this process is the only one of its run, or the first of those on several devices or machines."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+def prepare(
+    config: TrainConfig,
+    reading: Callable[[int, int], None] | None = None,
+    scanning: Callable[[int, int], None] | None = None,
+) -> Material:
     """Annotations, features and vocabulary of a run, and its splits. Raises InputError."""
     task = open_task(config.task, config.features, config.data, config.video_width, config.audio_width)
     variant, notes = config.variant, []
@@ -125,6 +142,7 @@ def prepare(config: TrainConfig, reading: Callable[[int, int], None] | None = No
         glove=Path(config.glove) if config.glove else None,
         max_clips=config.max_clips,
         progress=reading,
+        glove_progress=scanning,
     )
     whole = data.queries["train"]
     notes += [note for queries in data.queries.values() for note in queries.left_out]

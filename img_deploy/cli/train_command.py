@@ -64,7 +64,7 @@ def train(
     accelerator: Annotated[str | None, _option("auto", "cpu, gpu or auto.")] = None,
     devices: Annotated[int | None, _option("1", "Devices per node.")] = None,
     nodes: Annotated[int | None, _option("1", "Machines.")] = None,
-    strategy: Annotated[str | None, _option("auto", "Lightning's, for several devices: ddp, fsdp, ...")] = None,
+    strategy: Annotated[str | None, _option("auto", "Lightning's, for several devices, e.g. ddp.")] = None,
     workers: Annotated[int | None, _option("0", "Processes that load batches.")] = None,
     threads: Annotated[int | None, _option("PyTorch's", "CPU threads.")] = None,
     glove: Annotated[Path | None, _option("glove.840B.300d.txt in features/", "GloVe text file.")] = None,
@@ -87,11 +87,14 @@ def train(
 
     settings = RunFolder(out).resume(options) if resume else read_config(config, options)
 
-    from img_deploy.training.train import train as run  # seconds of imports: not before the settings are right
+    # Seconds of imports: not before the settings are right.
+    from img_deploy.training.train import is_first_process
+    from img_deploy.training.train import train as run
 
-    with TrainingBar(quiet) as bar:
-        result = run(settings, out, resume, listener=bar, say=bar.say, reading=bar.reading)
-    print_scores(result.test, f"{result.best}: {result.card['protocol']}; scores on the test split")
+    with TrainingBar(quiet or not is_first_process()) as bar:
+        result = run(settings, out, resume, bar, bar.say, bar.reading, bar.scanning)
+    if is_first_process():
+        print_scores(result.test, f"{result.best}: {result.card['protocol']}; scores on the test split")
 
 
 def _plain(value: Any) -> Any:

@@ -93,12 +93,19 @@ class TrainingBar:
 
     def reading(self, done: int, total: int) -> None:
         """So many videos of so many are read, on first use of their features."""
+        self._count("reading features", "videos", done, total)
+
+    def scanning(self, done: int, total: int) -> None:
+        """So many bytes of so many of the GloVe file are read."""
+        self._count("reading word vectors", "MB", done // 10**6, max(total // 10**6, 1), done == total)
+
+    def _count(self, what: str, unit: str, done: int, total: int, ended: bool = False) -> None:
         if self._bar is None:
             return
         if self._task is None:
-            self._task = self._bar.add_task("reading features", total=total, unit="videos", note="")
+            self._task = self._bar.add_task(what, total=total, unit=unit, note="")
         self._bar.update(self._task, completed=done, total=total)
-        if done == total:
+        if ended or done == total:
             self._bar.remove_task(self._task)
             self._task = None
 

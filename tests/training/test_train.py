@@ -138,6 +138,44 @@ def test_a_killed_process_goes_on_to_the_same_weights(tiny_config, uninterrupted
     assert_same_weights(weights(run), weights(uninterrupted(config)))
 
 
+def test_two_processes_train_one_run(tiny_config, tmp_path):
+    """On several devices each process begins the run: the second must not find it taken, nor write its files."""
+    file, run = tmp_path / "settings.yaml", tmp_path / "run"
+    tiny_config(devices=2, strategy="ddp").save(file)
+    command = [sys.executable, "-m", "img_deploy.cli.main", "train", "--config", str(file), "--out", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("scores on the test split") == 1
+    assert done.stderr.count("queries on 2 videos without sound are left out") == 1
+    card = json.loads((run / "card.json").read_text())
+    assert [row["step"] for row in card["history"]] == [3, 6]
+    assert Checkpoint.load(run / "best.pt").provenance["config"]["devices"] == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_trains_and_keeps_float32_weights(tiny_config, tmp_path, precision):
+    """A checkpoint in half precision would be exported as such, and its masks would overflow."""
+    losses = []
+    config = tiny_config(precision=precision)
+    result = train(config, tmp_path / "run", listener=lambda progress: losses.append(progress.loss))
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert {tensor.dtype for tensor in weights(result.run).values()} == {torch.float32}
+
+
+def test_reading_of_the_glove_file_is_told(tiny_config, tmp_path, monkeypatch):
+    """5.6 GB of word vectors without a word to the user look like a program that hangs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told = []
+    prepare(tiny_config(), scanning=lambda *place: told.append(place))
+    assert told
+    assert told[-1][0] == told[-1][1]
+    again = []
+    prepare(tiny_config(), scanning=lambda *place: again.append(place))
+    assert len(again) == 1  # kept from the first time
+
+
 def test_a_finished_run_is_resumed_without_harm(tiny_config, uninterrupted):
     """--resume in a script that is run twice must not train on, nor lose the card."""
     run = uninterrupted(tiny_config(epochs=4))
