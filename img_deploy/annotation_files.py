@@ -15,6 +15,8 @@ def text_of(path: Where) -> str:
     """A whole UTF-8 file with its line ends made ``\\n``. Raises AnnotationError."""
     name = os.fspath(path)
     data = b""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise AnnotationError(f"{name}: got a pipe or a device, expected a file (it is read more than once)")
     try:
         with open(path, "rb") as stream:
             data = stream.read()

@@ -21,7 +21,9 @@ def import_(
         typer.Option(help="The run's pickled dataset, which holds its vocabulary; not needed for token features."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint file to write.")] = Path("best.pt"),
-    noise_seed: Annotated[int, typer.Option(help="Seed of the slot noise, which becomes part of the model.")] = 0,
+    noise_seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the slot noise, which becomes part of the model.")
+    ] = 0,
     video_features: Annotated[
         str | None, typer.Option(help="Kind of the visual features: i3d, clip+sf, iv2 or plain. Default: by width.")
     ] = None,

@@ -1,6 +1,8 @@
 """What every feature file is held to, and one line for everything that can be wrong with it."""
 
 import os
+import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ Where = str | PathLike[str]
 # What numpy, zipfile, torch and pickle raise on files cut short, garbled or made by something else.
 _BROKEN = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
-    *(RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),
 )
 
 _ROWS = 4096
@@ -30,6 +32,7 @@ def reading(where: Where, expected: str) -> Iterator[None]:
     """Turns whatever goes wrong while a feature file is read into one FeatureError line that names it."""
     name = os.fspath(where)
     try:
+        _refuse_special(name, expected)
         yield
     except FeatureError:
         raise
@@ -37,6 +40,8 @@ def reading(where: Where, expected: str) -> Iterator[None]:
         raise FeatureError(f"{name}: no such file, expected {expected}") from None
     except IsADirectoryError:
         raise FeatureError(f"{name}: got a directory, expected {expected}") from None
+    except NotADirectoryError:
+        raise FeatureError(f"{name}: got a file, expected {expected}") from None
     except PermissionError:
         raise FeatureError(f"{name}: no permission to read it; change its mode or its owner") from None
     except MemoryError:
@@ -45,10 +50,18 @@ def reading(where: Where, expected: str) -> Iterator[None]:
         raise _damaged(name, error, expected) from None
 
 
+def _refuse_special(name: str, expected: str) -> None:
+    """Raises FeatureError for a pipe, socket or device, which would keep a reader waiting for ever."""
+    mode = os.stat(name).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FeatureError(f"{name}: got a pipe or a device, expected {expected}")
+
+
 def _damaged(name: str, error: Exception, expected: str) -> FeatureError:
     if os.path.isfile(name) and not os.path.getsize(name):
         return FeatureError(f"{name}: got an empty file (0 bytes), expected {expected}; copy or extract it again")
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = " ".join(text.split())[:120] or type(error).__name__
     return FeatureError(
         f"{name}: got a damaged or foreign file ({reason}), expected {expected}; copy or extract it again"
     )

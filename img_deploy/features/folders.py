@@ -18,6 +18,7 @@ from img_deploy.features.layouts import (
     contents,
     find,
     hint,
+    nothing_in,
     wanted_place,
 )
 from img_deploy.features.resample import Floats, align, downsample
@@ -189,12 +190,12 @@ def open_folder(
     max_clips = video.max_clips if max_clips is None else max_clips
     if max_clips < 1:
         raise FeatureError(f"max_clips: got {max_clips}, expected at least 1")
-    here = contents(root)
+    contents(root)  # raises where it is no folder
     videos = find(root, VIDEO_HOMES, video, video_kind)
     sounds = find(root, AUDIO_HOMES, audio, audio_kind) if audio else Found[Store](None, ())
     problems = []
     if videos.store is None:
-        found = ", ".join(videos.others) or here
+        found = ", ".join(videos.others) or nothing_in(root, VIDEO_HOMES)
         problems.append(f"found {found}, wanted {video} in {wanted_place(VIDEO_HOMES, video)}")
     if audio and sounds.store is None and sounds.others:
         found = ", ".join(sounds.others)

@@ -115,6 +115,12 @@ def hint(root: Path) -> str:
     return "give a dataset's feature folder or one with video/*.npy and audio/*.npy"
 
 
+def nothing_in(root: Path, homes: tuple[Home[S], ...]) -> str:
+    """What ``find`` looked at where it found no features at all, in words: the empty places, or the folder's names."""
+    empty = [home.shown for home in homes if home.exists(root)]
+    return f"no features in {', '.join(empty)}" if empty else contents(root)
+
+
 def contents(root: Path) -> str:
     """The first few names in a folder, in words."""
     with reading(root, "a folder of features"), os.scandir(root) as entries:

@@ -61,6 +61,10 @@ def _by_suffix(path: Where) -> tuple[Any, Any]:
     return suffixes[suffix]
 
 
+_MOST_UNPACKED = 1 << 31
+"""Bytes of an array in an archive, which a few packed bytes may promise: five days of SlowFast features."""
+
+
 class _Header(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool
@@ -160,6 +164,8 @@ def read_npz(path: Where, key: str = "features") -> Array:
         with archive.open(member) as stream:
             header = _header(stream, member.file_size, f"{path}[{key}]")
             shape = clip_shape(header.shape, path)
+            if header.size > _MOST_UNPACKED:
+                raise FeatureError(f"{path}: unpacks to {header.size / 2**30:.0f} GiB; no video has so many clips")
             data = stream.read(header.size)
             stream.read(1)  # the checksum is looked at once the member's end is reached
         order = "F" if header.fortran else "C"

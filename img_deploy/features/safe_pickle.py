@@ -163,7 +163,8 @@ def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     with _admitting(path, "a pickled dictionary of plain values and numpy arrays"):
-        return {key: _plain(value) for key, value in _load(path).items()}
+        content, made = _load(path), {}
+        return {key: _plain(value, made) for key, value in content.items()}
 
 
 @contextmanager
@@ -193,17 +194,23 @@ def _load(path: Path) -> dict[str, Any]:
     return {_text(key): value for key, value in content.items()}
 
 
-def _plain(value: Any) -> Any:
-    """The value with the arrays inside it put in place of their stand-ins."""
-    if isinstance(value, _Array):
-        return value.array()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+def _plain(value: Any, made: dict[int, Any]) -> Any:
+    """The value with the arrays inside it put in place of their stand-ins.
+
+    ``made`` holds what was made of each container so far: a pickle may name one list a billion times.
+    """
     if isinstance(value, type | _Dtype):
         raise _Refused("the name of a type")
-    return value
+    if not isinstance(value, _Array | dict | list | tuple):
+        return value
+    if id(value) not in made:
+        if isinstance(value, _Array):
+            made[id(value)] = value.array()
+        elif isinstance(value, dict):
+            made[id(value)] = {key: _plain(item, made) for key, item in value.items()}
+        else:
+            made[id(value)] = type(value)(_plain(item, made) for item in value)
+    return made[id(value)]
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,7 @@
 """One self-contained checkpoint file, ``best.pt``: everything that inference needs, loaded without running code."""
 
+import contextlib
+import io
 import os
 import pickle
 import re
@@ -67,17 +69,23 @@ class Checkpoint:
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
+        if path.exists() and not path.is_file():  # a device would be replaced
+            raise CheckpointError(f"{path}: is not a regular file; give another path")
+        path = Path(os.path.realpath(path))  # a link stays a link
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        packed = io.BytesIO()  # PyTorch's own errors of a full disk are no OSError
+        torch.save(content, packed)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(content, temporary)
+            temporary.write_bytes(packed.getbuffer())
             os.replace(temporary, path)
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot write the checkpoint ({error.strerror}); give another path"
             ) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # no such folder
+                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Checkpoint":
@@ -125,8 +133,12 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: got a folder, expected a checkpoint file")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: got a pipe or a device, expected a checkpoint file")
+    start = b""
     try:
-        start = path.open("rb").read(_START) if path.is_file() else b""
+        with path.open("rb") as stream:
+            start = stream.read(_START)
         with warnings.catch_warnings(action="ignore"):  # of the pickle's dialect
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

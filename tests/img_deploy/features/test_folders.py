@@ -347,6 +347,8 @@ def test_wrong_level_of_the_tree(charades: Build, tmp_path: Path) -> None:
         assert f"did you mean {root}?" in refusal(path, I3D, PANNS)
     (tmp_path / "empty").mkdir()
     assert "found nothing" in refusal(tmp_path / "empty", I3D, PANNS)
+    (tmp_path / "empty/i3d_video").mkdir()
+    assert "found no features in i3d_video, wanted I3D" in refusal(tmp_path / "empty", I3D, PANNS)
 
 
 def test_files_straight_in_the_folder(tmp_path: Path, write: Any) -> None:
@@ -359,7 +361,7 @@ def test_files_straight_in_the_folder(tmp_path: Path, write: Any) -> None:
 def test_not_a_folder(tmp_path: Path) -> None:
     """A file or nothing at all where a folder is wanted would end in a traceback."""
     (tmp_path / "file").touch()
-    assert "expected a folder" in refusal(tmp_path / "file", PLAIN, None)
+    assert "got a file, expected a folder" in refusal(tmp_path / "file", PLAIN, None)
     assert "expected a folder" in refusal(tmp_path / "nothing", PLAIN, None)
 
 

@@ -1,5 +1,6 @@
 import builtins
 import io
+import os
 import pickle
 import tracemalloc
 import zipfile
@@ -270,6 +271,36 @@ def test_npz_header_that_promises_too_much(tmp_path: Path) -> None:
     assert "cut short" in refusal(tmp_path / "a.npz")
     (tmp_path / "a.npy").write_bytes(stream.getvalue())
     assert "cut short" in refusal(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("header", [b"{'descr': '<f4')", b"(" * 500, b"exit()", b"[" * 5000])
+def test_npy_header_of_another_make(tmp_path: Path, header: bytes) -> None:
+    """A garbled header would end in the errors of Python's own parser."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    assert "damaged" in refusal(path)
+
+
+def test_an_archive_that_unpacks_without_end(tmp_path: Path) -> None:
+    """A small file of zeros would take all of the memory."""
+    stream, rows = io.BytesIO(), 300_000
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, 2304)}
+    np.lib.format.write_array_header_1_0(stream, shape)
+    size = stream.tell() + rows * 2304 * 4
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("features.npy", stream.getvalue())
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    at = data.index(b"PK\x01\x02")  # the archive's table, which tells the size that it unpacks to
+    data[at + 24 : at + 28] = size.to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(data)
+    assert "unpacks to 3 GiB" in refusal(tmp_path / "a.npz")
+
+
+@SUFFIXES
+def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    """A pipe among the files would stop a run for ever."""
+    os.mkfifo(tmp_path / f"a{suffix}")
+    assert "got a pipe or a device" in refusal(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], "text"])

@@ -201,3 +201,14 @@ def test_plain_values_hold_no_types(tmp_path: Path) -> None:
     for content in ({"a": np.ndarray}, {"a": [np.dtype("f4")]}):
         with pytest.raises(FeatureError, match="name of a type"):
             load_plain(written(tmp_path, pickle.dumps(content)))
+
+
+def test_one_list_named_a_billion_times(tmp_path):
+    """A dataset of a few hundred bytes would never be read to its end."""
+    nested = ["word"]
+    for _ in range(60):
+        nested = [nested, nested]
+    assert load_plain(written(tmp_path, pickle.dumps({"a": nested})))["a"][0] is not None
+    nested.append(nested)
+    with pytest.raises(FeatureError, match="damaged or foreign"):
+        load_plain(written(tmp_path, pickle.dumps({"a": nested})))
