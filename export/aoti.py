@@ -6,7 +6,7 @@ for the recurrence: a loop over a number of steps that is not known when it is t
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -32,6 +32,11 @@ def aoti_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compiled_precisions(precisions: Sequence[str], device: str) -> tuple[str, ...]:
+    """Those of ``precisions`` that packages are compiled in: on a CPU, which has no fp16 arithmetic, fp32 alone."""
+    return tuple(precision for precision in precisions if device == "cuda" or precision == "fp32")
 
 
 def add_aoti(

@@ -1,14 +1,14 @@
 """A bundle from a checkpoint: everything that answering needs, verified before it takes the place of an old one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from img_deploy.errors import FeatureError, InputError, VerificationError
 from img_deploy.export.report import REPORT, failure, markdown
-from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
-from img_deploy.model.graphs import graph_specs
+from img_deploy.export.verify import BUDGETS, Result, Row, Verification, compare, in_run_order, results
+from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
 from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Manifest, replacing, write_manifest
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.model.network import IMGNetwork
 
-TARGETS = ("onnx", "tensorrt")
+TARGETS = ("onnx", "aoti", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExportOptions:
     precisions: tuple[str, ...] = ("fp32",)
     """The first is what the bundle runs by default."""
     targets: tuple[str, ...] = ("onnx",)
-    """``onnx`` always; with ``tensorrt`` engines for this machine are built from the graphs as well."""
+    """``onnx`` always; ``aoti`` compiles packages for this machine, ``tensorrt`` builds engines from the graphs."""
     samples: Path | None = None
     """Feature folder to verify on; None draws features."""
     seed: int = 0
@@ -42,7 +42,7 @@ class ExportOptions:
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{name}: got {', '.join(values) or 'none'}, expected each once")
         if "onnx" not in self.targets:
-            raise InputError("target: got no onnx, which the others are made from; give onnx,tensorrt")
+            raise InputError(f"target: got no onnx, which the others are made from; give onnx,{','.join(self.targets)}")
 
 
 def _silent(_: object) -> None:
@@ -75,13 +75,17 @@ def bundle_from_checkpoint(
     """
     options = options or ExportOptions()
     network = checkpoint.network()
-    samples = _samples(checkpoint, options)
+    samples, packaged = _samples(checkpoint, options), _packaged(options, tell)
     with replacing(out) as folder:
         graphs = _write_artifacts(checkpoint, network, folder, options, tell)
+        for precision in packaged:
+            from img_deploy.export.aoti import add_aoti
+
+            add_aoti(network, folder, precision, tell=tell)
         manifest = _manifest(checkpoint, graphs, options)
         write_manifest(folder, manifest)
         tell("verifying")
-        rows = _verified(network, Bundle.open(folder), samples, options)
+        rows = _verified(network, Bundle.open(folder), samples, options, packaged)
         source = f"{len(samples)} {'drawn samples' if options.samples is None else f'of {options.samples.name}'}"
         verification = Verification(source, options.seed, tuple(rows))
         show(verification)
@@ -108,6 +112,22 @@ def _samples(checkpoint: "Checkpoint", options: ExportOptions) -> "list[Sample]"
     if all(sample.clips.audio is None for sample in samples):
         raise FeatureError(f"{options.samples}: no video has sound, so the fused head cannot be tried; add audio")
     return in_run_order(samples)
+
+
+def _packaged(options: ExportOptions, tell: Callable[[str], None]) -> tuple[str, ...]:
+    """The precisions to compile packages in. Raises InputError where this machine compiles none of them."""
+    if "aoti" not in options.targets:
+        return ()
+    from img_deploy.export.aoti import aoti_device, compiled_precisions
+
+    device = aoti_device()
+    found = compiled_precisions(options.precisions, device)
+    if not found:
+        asked = ", ".join(options.precisions)
+        raise InputError(f"precision: got {asked}, aoti compiles fp32 alone on a {device}; add fp32, or leave aoti out")
+    for precision in set(options.precisions) - set(found):
+        tell(f"no {precision} packages: aoti compiles fp32 alone on a {device}")
+    return found
 
 
 def _write_artifacts(
@@ -180,8 +200,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _verified(network: "IMGNetwork", bundle: Bundle, samples: "Sequence[Sample]", options: ExportOptions) -> list[Row]:
-    """Each precision in ONNX Runtime where its CPU kernels take it, and what its types alone cost in eager PyTorch."""
+def _verified(
+    network: "IMGNetwork",
+    bundle: Bundle,
+    samples: "Sequence[Sample]",
+    options: ExportOptions,
+    packaged: Sequence[str] = (),
+) -> list[Row]:
+    """Each precision in ONNX Runtime where its CPU kernels take it, what its types alone cost in eager PyTorch, and
+    each of the compiled packages."""
     from img_deploy.export.precision import IN_ORT, TypedTorchBackend
     from img_deploy.runtime.backends.ort import OrtBackend
     from img_deploy.runtime.backends.torch_eager import TorchBackend, open_backend
@@ -189,12 +216,28 @@ def _verified(network: "IMGNetwork", bundle: Bundle, samples: "Sequence[Sample]"
     reference = results(TorchBackend(network), samples, batch_size=1)
     rows = []
     for precision in options.precisions:
-        own = Bundle(bundle.folder, replace(bundle.manifest, precision=precision))
+        own = bundle.in_precision(precision)
         sizes = {graph: own.graph(graph).stat().st_size for graph in own.manifest.graphs[precision]}
         if precision in IN_ORT:
             rows += compare(OrtBackend(own), samples, reference, sizes)
         if precision != "fp32":
             rows += compare(TypedTorchBackend(network, precision), samples, reference, sizes, (64,))
+        if precision in packaged:
+            rows += _verified_packages(own, samples, reference)
     size = bundle.file(WEIGHTS).stat().st_size
     weights = dict.fromkeys(bundle.manifest.graphs[options.precisions[0]], size)
     return rows + compare(open_backend("cpu", bundle, None), samples, reference, weights, (64,))
+
+
+def _verified_packages(bundle: Bundle, samples: "Sequence[Sample]", reference: Sequence[Result]) -> list[Row]:
+    from img_deploy.export.aoti import aoti_device
+    from img_deploy.runtime.aoti_files import place
+    from img_deploy.runtime.backends import aoti
+
+    device, precision = aoti_device(), bundle.manifest.precision
+    sizes = {graph: bundle.file(place(device, precision, graph)).stat().st_size for graph in GRAPH_NAMES}
+    backend = aoti.open_backend(device, bundle, None)
+    try:
+        return compare(backend, samples, reference, sizes)
+    finally:
+        backend.close()

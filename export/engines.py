@@ -260,8 +260,7 @@ def verified(folder: Path, precision: str, seed: int = 0) -> list[dict[str, Any]
     from img_deploy.export.verify import compare, in_run_order, results
     from img_deploy.runtime.backends import torch_eager, trt
 
-    bundle = Bundle.open(folder)
-    bundle = Bundle(bundle.folder, replace(bundle.manifest, precision=precision))
+    bundle = Bundle.open(folder).in_precision(precision)
     samples = in_run_order(drawn_samples(bundle.manifest.model, bundle.vocabulary(), seed))
     reference = results(torch_eager.open_backend("cpu", bundle, None), samples, batch_size=1)
     backend = trt.open_backend("cuda", bundle, None)

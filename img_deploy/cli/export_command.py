@@ -30,7 +30,11 @@ def export(
         typer.Option(help="Precisions of the graphs, separated by commas: fp32, fp16, bf16; the first is the default."),
     ] = "fp32",
     targets: Annotated[
-        str, typer.Option(help="What to make, separated by commas: onnx, tensorrt (engines for this machine).")
+        str,
+        typer.Option(
+            help="What to make, separated by commas: onnx; aoti (packages compiled for this machine, which takes "
+            "minutes and a C++ compiler); tensorrt (engines for this machine)."
+        ),
     ] = "onnx",
     samples: Annotated[
         Path | None,
@@ -50,8 +54,8 @@ def export(
 
     Ends by running every artifact against the eager fp32 network.
 
-    Exit code 1: one of them is too far off, and nothing was written, or no engines could be built, and the bundle runs
-    without them; 2: wrong input.
+    Exit code 1: one of them is too far off or does not compile, and nothing was written, or no engines could be built,
+    and the bundle runs without them; 2: wrong input.
     """
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
     from img_deploy.model.checkpoint import Checkpoint

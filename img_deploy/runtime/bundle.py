@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,10 @@ class Bundle:
             have = ", ".join(self.manifest.graphs)
             raise BundleError(f"{self.folder}: holds no {precision} graphs, only {have}; export with --precision")
         return self.file(self.manifest.graphs[precision][name])
+
+    def in_precision(self, precision: str) -> "Bundle":
+        """The same bundle with another default precision."""
+        return Bundle(self.folder, replace(self.manifest, precision=precision))
 
     def vocabulary(self) -> "Vocabulary | None":
         """The vocabulary of a GloVe bundle, None for token features."""

@@ -45,11 +45,13 @@ _HERE = __name__.rpartition(".")[0]
 REGISTRY: tuple[Entry, ...] = (
     Entry("tensorrt", "cuda", f"{_HERE}.trt"),
     Entry("triton", "cuda", f"{_HERE}.triton_graphs"),
+    Entry("aoti", "cuda", f"{_HERE}.aoti"),
     Entry("onnxruntime", "cuda", f"{_HERE}.ort"),
     Entry("torch", "cuda", f"{_HERE}.torch_eager"),
     # After torch, which runs wherever there is a GPU: its first run takes minutes, so it has to be asked for.
     Entry("onnxruntime-tensorrt", "cuda", f"{_HERE}.ort_tensorrt"),
     Entry("onnxruntime", "cpu", f"{_HERE}.ort"),
+    Entry("aoti", "cpu", f"{_HERE}.aoti"),
     Entry("torch", "cpu", f"{_HERE}.torch_eager"),
 )
 """Fastest first."""
