@@ -25,10 +25,18 @@ class PackedMultiScale(nn.Module):
         self.projection = fused.projection
 
     def forward(self, local: Tensor, event: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
-        lengths = mask.sum(dim=1).cpu()
+        lengths = self.lengths_of(mask)
         pairs = ((local, event), (event, whole), (local, whole))
-        stacks = [packed(gru, torch.cat(pair, dim=-1), lengths) for gru, pair in zip(self.stacks, pairs, strict=True)]
-        return self.projection(packed(self.merge, torch.cat(stacks, dim=-1), lengths))
+        stacks = [self.run(gru, torch.cat(pair, dim=-1), lengths) for gru, pair in zip(self.stacks, pairs, strict=True)]
+        return self.projection(self.run(self.merge, torch.cat(stacks, dim=-1), lengths))
+
+    @staticmethod
+    def lengths_of(mask: Tensor) -> Tensor:
+        return mask.sum(dim=1).cpu()
+
+    @staticmethod
+    def run(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+        return packed(gru, x, lengths)
 
 
 class PublishedGrounder(Grounder):
@@ -72,16 +80,48 @@ def packed(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
     return pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])[0]
 
 
+class UnpackedMultiScale(PackedMultiScale):
+    """Step 13 with ``nn.GRU`` over whole sequences, for batches without padding: what PyTorch is fastest at.
+
+    Compilation leaves the GRUs as they are: it would spell out their loops.
+    """
+
+    @staticmethod
+    @torch.compiler.disable
+    def run(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+        del lengths
+        out: Tensor = gru(x)[0]
+        return out
+
+    @staticmethod
+    def lengths_of(mask: Tensor) -> Tensor:
+        return mask
+
+
+def published_network(network: IMGNetwork) -> IMGNetwork:
+    """A copy of a network that computes as the published code does. Every sequence needs at least one clip."""
+    twin = _with_multi_scale(network, PackedMultiScale)
+    twin.graphs["grounder"] = PublishedGrounder(twin.visual, twin.audio, twin.fusion, twin.saliency, twin.predictor)
+    return twin
+
+
+def unpadded_network(network: IMGNetwork) -> IMGNetwork:
+    """A copy of a network for batches without padding: ``nn.GRU`` unpacked, the fused head alone."""
+    return _with_multi_scale(network, UnpackedMultiScale)
+
+
+def _with_multi_scale(network: IMGNetwork, kind: type[PackedMultiScale]) -> IMGNetwork:
+    twin = IMGNetwork(network.config)
+    twin.load_state_dict(network.state_dict())
+    # Typed as what it takes the place of: both map three granularities and a mask to F.
+    twin.fusion.multi_scale = kind(twin.fusion.multi_scale)  # type: ignore[assignment]
+    return twin.eval()
+
+
 class PublishedBackend(TorchBackend):
     """Eager PyTorch over the published way of computing. Every sequence needs at least one clip."""
 
     name = "as-published"
 
     def __init__(self, network: IMGNetwork, device: str = "cpu") -> None:
-        twin = IMGNetwork(network.config)
-        twin.load_state_dict(network.state_dict())
-        multi_scale = twin.fusion.multi_scale
-        # Typed as what it takes the place of: both map three granularities and a mask to F.
-        twin.fusion.multi_scale = PackedMultiScale(multi_scale)  # type: ignore[assignment]
-        twin.graphs["grounder"] = PublishedGrounder(twin.visual, twin.audio, twin.fusion, twin.saliency, twin.predictor)
-        super().__init__(twin, device)
+        super().__init__(published_network(network), device)

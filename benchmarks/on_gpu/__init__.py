@@ -1,0 +1,1 @@
+"""The parts of ``img_deploy.benchmarks.gpu``. Needs torch, Triton and NumPy, and nothing else."""
