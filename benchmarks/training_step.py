@@ -1,0 +1,193 @@
+"""Speed of a training step on the CPU: ``python -m img_deploy.benchmarks.training_step --out benchmarks/results``.
+
+Planted videos of one length and of real feature widths are trained on by the very loop of ``img-deploy train``;
+beside it, single steps are timed in turns with steps computed the published way.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from img_deploy.benchmarks.environment import Neighbours, environment
+from img_deploy.benchmarks.profile import write_json
+from img_deploy.benchmarks.timing import Effort, interleaved, paired_ratio, summarize
+from img_deploy.benchmarks.training_page import training_page
+from img_deploy.errors import ImgDeployError, InputError, VerificationError
+
+COMMAND = "python -m img_deploy.benchmarks.training_step"
+OURS, PUBLISHED = "this project", "published way"
+TOLERANCE = 2e-4
+"""Largest relative difference of the loss with which the published way counts as the same network."""
+WARM_UP = 5
+"""Steps of a loop that are not counted."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a step, and what the paper's own code was measured at elsewhere."""
+
+    dim: int
+    batch: int
+    clips: int
+    anchor: float
+    """Samples per second of the paper's own code, on two cores of another machine."""
+
+    def __str__(self) -> str:
+        return f"D = {self.dim}, B = {self.batch}, L = {self.clips}"
+
+
+SHAPES = (Shape(32, 16, 40, 25.0), Shape(32, 64, 40, 72.0), Shape(128, 16, 64, 11.0))
+
+
+def measure(shape: Shape, work: Path, effort: Effort, loop_steps: int, threads: int) -> dict[str, Any]:
+    """All figures of one shape, as plain values."""
+    import torch
+
+    from img_deploy.benchmarks.operator_profile import profile_operators
+    from img_deploy.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    config, batches, new = _material(shape, work, threads)
+    neighbours = Neighbours()
+    runs = {OURS: _step(new(), config, batches, False), PUBLISHED: _step(new(), config, batches, True)}
+    check_same(runs, shape)
+    times = interleaved(runs, batches.epoch_steps, effort)
+    whole = {name: [sum(stages.values()) for stages in rounds] for name, rounds in times.items()}
+    loop = _loop(config, work / f"run-{shape.dim}-{shape.batch}", loop_steps, batches.epoch_steps)
+    busy = neighbours.cores()
+    step = runs[OURS]
+    operators = {name: asdict(profile_operators(partial(run, 0))) for name, run in runs.items()}
+    return {
+        "shape": asdict(shape),
+        "bare": {name: summarize(values).as_dict() for name, values in whole.items()},
+        "stages": {
+            name: {stage: summarize([one[stage] for one in rounds]).p50 for stage in rounds[0]}
+            for name, rounds in times.items()
+        },
+        "ratio": paired_ratio(whole[PUBLISHED], whole[OURS]).as_dict(),
+        "loop": summarize([wall for wall, _ in loop]).as_dict(),
+        "loop_cpu": summarize([cpu for _, cpu in loop]).as_dict(),
+        "parameters": sum(p.numel() for p in step.network.parameters()),
+        "operators": operators,
+        "neighbours": busy,
+    }
+
+
+def check_same(runs: dict[str, Any], shape: Shape) -> None:
+    """Both ways give one loss without dropout. Raises VerificationError."""
+    import torch
+
+    found = {}
+    for name, run in runs.items():
+        kept = _set_dropout(run.network, 0.0)
+        with run.around(), torch.enable_grad():
+            found[name] = float(run.loss(run.batches[0]).detach())
+        _set_dropout(run.network, kept)
+    if not abs(found[OURS] - found[PUBLISHED]) <= TOLERANCE * abs(found[OURS]):
+        raise VerificationError(f"{shape}: got losses {found}, expected equal ones; the times are of no worth")
+
+
+def _set_dropout(network: Any, p: float) -> float:
+    kept = 0.0
+    for module in network.modules():
+        for name in ("p", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                kept = getattr(module, name)
+                setattr(module, name, p)
+    return kept
+
+
+def _material(shape: Shape, work: Path, threads: int) -> tuple[Any, Any, Any]:
+    from img_deploy.training.config import TrainConfig
+    from img_deploy.training.loader import StepBatches
+    from img_deploy.training.planted import PlantedConfig, write_planted
+    from img_deploy.training.train import new_network, prepare
+
+    data = work / f"clips{shape.clips}"
+    if not data.exists():
+        write_planted(data, PlantedConfig(videos=80, min_clips=shape.clips, max_clips=shape.clips))
+    config = TrainConfig(
+        task="charades", features="i3d", data=str(data), variant="glove", dim=shape.dim,
+        heads=4 if shape.dim < 64 else 8, batch_size=shape.batch, steps=100_000, accelerator="cpu", threads=threads,
+    )  # fmt: skip
+    material = prepare(config)
+    batches = StepBatches(material.data, material.train, config.batch_size, config.seed)
+    return config, batches, lambda: new_network(config, material.data)
+
+
+def _step(network: Any, config: Any, batches: Any, published: bool) -> Any:
+    from img_deploy.benchmarks.bare_step import BareStep, published_step
+
+    return published_step(network, config, batches) if published else BareStep(network, config, batches)
+
+
+def _loop(config: Any, out: Path, steps: int, epoch_steps: int) -> list[tuple[float, float]]:
+    """Milliseconds from step to step of a real run: loading, Lightning and logs included, evaluations not.
+
+    By the clock, and of CPU time over all threads: the second does not grow when other programs want the cores.
+    """
+    from dataclasses import replace
+
+    from img_deploy.training.train import train
+
+    stamps: list[tuple[float, float, bool]] = []
+
+    def listen(at: Any) -> None:
+        stamps.append((time.perf_counter(), time.process_time(), at.scores is not None))
+
+    steps += WARM_UP
+    # One evaluation per epoch and one at the end; the first stamp has no interval.
+    run = replace(config, steps=steps + steps // (epoch_steps - 1) + 3, evaluations=1, save_every=10**6)
+    train(run, out, listener=listen)
+    # An evaluation comes between a step and its stamp.
+    spent = [
+        (1e3 * (late - early), 1e3 * (late_cpu - early_cpu))
+        for (early, early_cpu, _), (late, late_cpu, evaluated) in pairwise(stamps)
+        if not evaluated
+    ]
+    return spent[WARM_UP:steps]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and write ``training_step.json`` and ``training_step.md``."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of paired steps per shape (default 20)")
+    parser.add_argument("--loop-steps", type=int, default=60, help="steps of the real loop per shape (default 60)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--shapes", type=int, nargs="+", default=[1, 2, 3], help="which of the three (default all)")
+    given = parser.parse_args(arguments)
+    try:
+        where = environment(given.threads)
+        with TemporaryDirectory(prefix="img-deploy-training-") as work:
+            cases = []
+            for shape in [SHAPES[number - 1] for number in given.shapes]:
+                print(shape, file=sys.stderr, flush=True)
+                cases.append(measure(shape, Path(work), Effort(given.seconds), given.loop_steps, given.threads))
+        words = sys.argv[1:] if arguments is None else arguments
+        _write(given.out, {"command": " ".join([COMMAND, *words]), "where": where, "cases": cases})
+    except ImgDeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(result, out / "training_step.json")
+        (out / "training_step.md").write_text(training_page(result), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
