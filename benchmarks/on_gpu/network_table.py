@@ -58,10 +58,7 @@ def _accuracy(document: Document) -> Iterator[str]:
     if rows:
         head = "precision | ours, largest | eager, largest | ours, mean | same span | allowed | verdict"
         yield from ("## The network against eager float32", "")
-        yield from (
-            "Differences of logits, saliency and importance on a ragged batch. `eager` is PyTorch itself in",
-            "",
-        )
+        yield "Differences of logits, saliency and importance on a ragged batch. `eager` is PyTorch itself in"
         yield from ("that precision: random weights amplify rounding, and ours may lose twice as much as it does.", "")
         yield from (*framed(head, rows), "")
 
@@ -74,7 +71,7 @@ def profile_lines(document: Document, say: Words) -> Iterator[str]:
         if say.kind == "cpu":
             yield from (f"{say.nothing.capitalize()}; the profiler ran.", "")
             continue
-        yield f"{record['launches']:.0f} launches per replay, {record['busy_us']:.0f} us in kernels (those that run side"
-        yield from ("by side count twice).", "")
+        yield f"{record['launches']:.0f} launches per replay, {record['busy_us']:.0f} us in kernels (those that run"
+        yield from ("side by side count twice).", "")
         rows = [f"`{one['name']}` | {one['launches']:.1f} | {say.number(one['us'])}" for one in record["kernels"]]
         yield from (*framed("kernel | launches | us of all", rows), "")

@@ -130,7 +130,8 @@ class Ours:
         if device.kind == "cuda":
             from img_deploy.runtime.backends.cuda_capture import Place, captured
 
-            graph, outputs = captured(lambda: self._chain(self._own), Place())
+            self._place = Place()  # streams and memory live as long as the graph
+            graph, outputs = captured(lambda: self._chain(self._own), self._place)
             return graph.replay, outputs
         return self._compute_again, None
 

@@ -50,7 +50,8 @@ def _head(document: Document) -> Iterator[str]:
     yield f"- Machine: {machine['cpu']}, {machine['cpus']} cores, {machine['platform']}."
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     yield f"- Versions: {listed}; CUDA {where.get('cuda') or 'none'}."
-    yield f"- Commit {where['commit']}, {where['time']}; {document.get('seconds', 0):.0f} s of {document['budget']:.0f}."
+    yield f"- Commit {where['commit']}, {where['time']}."
+    yield f"- Took {document.get('seconds', 0):.0f} of at most {document['budget']:.0f} s."
     yield "- Network: random weights; speed does not depend on what they are."
     yield ""
 
@@ -78,9 +79,9 @@ def _ceilings(document: Document, say: Words) -> Iterator[str]:
         rate = entry["record"]["per_second"]
         copy = entry["name"] == "copy"
         what = "copy in device memory, bytes read and written" if copy else f"matrix product, {entry['name']}"
-        rows.append(f"{what} | {say.number(rate, 1e-12)} {'TB/s' if copy else 'TFLOP/s'}")
+        rows.append(f"{what} | {'TB/s' if copy else 'TFLOP/s'} | {say.number(rate, 1e-12)}")
     if rows:
-        yield from ("## Ceilings of this card", "", *framed("what | median", rows), "")
+        yield from ("## Ceilings of this card", "", *framed("what | unit | median", rows), "")
 
 
 def _checks(document: Document) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The results of a run, written again after every case: under another name first, so that no reader finds half a file."""
+"""The results of a run, written anew after every case, under another name first: no reader finds half a file."""
 
 import json
 import os
