@@ -68,8 +68,20 @@ class Choice:
 
     def __str__(self) -> str:
         backend = self.backend
-        others = "".join(f"; {label}: {why}" for label, why in self.out.items())
+        others = "".join(f"; {reason}" for reason in grouped(self.out))
         return f"backend {backend.name} on {backend.device}, {backend.precision} ({self.reason}{others})"
+
+
+def grouped(out: dict[str, str]) -> list[str]:
+    """One reason each, with everything that it holds for.
+
+    >>> grouped({"a:cuda": "no GPU", "b:cuda": "no GPU", "c:cpu": "not installed"})
+    ['a:cuda, b:cuda: no GPU', 'c:cpu: not installed']
+    """
+    labels: dict[str, list[str]] = {}
+    for label, why in out.items():
+        labels.setdefault(why, []).append(label)
+    return [f"{', '.join(those)}: {why}" for why, those in labels.items()]
 
 
 def backend_names() -> list[str]:
@@ -111,5 +123,5 @@ def choose(bundle: Bundle, name: str = AUTO, threads: int | None = None) -> Choi
                 reason = "the fastest that works here" if name == AUTO else "as asked for"
                 return Choice(backend, reason, out)
         out[entry.label] = why
-    tried = "; ".join(f"{label}: {why}" for label, why in out.items())
+    tried = "; ".join(grouped(out))
     raise BackendError(f"backend {name}: none works on this machine ({tried})")

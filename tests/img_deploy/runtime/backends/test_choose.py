@@ -8,7 +8,7 @@ import pytest
 
 from img_deploy.errors import BackendError, BundleError, InputError
 from img_deploy.runtime.backends import choose as choosing
-from img_deploy.runtime.backends.choose import Entry, backend_names, choose, survey
+from img_deploy.runtime.backends.choose import Entry, backend_names, choose, grouped, survey
 from img_deploy.runtime.bundle import Bundle
 
 
@@ -79,6 +79,14 @@ def test_a_damaged_bundle_is_not_a_reason_for_another_backend(registry):
         choose(BUNDLE)
 
 
+def test_one_reason_is_given_once():
+    """On a machine without a GPU the line would say so six times."""
+    assert grouped({"a:cuda": "no GPU", "c:cpu": "no file", "b:cuda": "no GPU"}) == [
+        "a:cuda, b:cuda: no GPU",
+        "c:cpu: no file",
+    ]
+
+
 def test_survey_asks_every_entry(registry):
     """`doctor` would not tell of a backend."""
     registry(Fake(why="no GPU"), Fake())
@@ -87,7 +95,7 @@ def test_survey_asks_every_entry(registry):
 
 def test_the_real_registry(bundles):
     """A bundle with weights alone would not run, or its ONNX graphs would be missed too late."""
-    assert backend_names() == ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    assert backend_names() == ["tensorrt", "triton", "aoti", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     bundle = Bundle.open(bundles["tiny_vlm"])
     out = {entry.label: why for entry, why in survey(bundle)}
     assert out["torch:cpu"] is None
@@ -107,7 +115,7 @@ def test_choosing_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    names = ["tensorrt", "triton", "aoti", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     assert done.stdout.splitlines()[0] == f"{names} True True"
     assert "onnxruntime is not installed" in done.stdout
     assert "torch is not installed" in done.stdout
