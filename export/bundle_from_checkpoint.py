@@ -1,11 +1,12 @@
 """A bundle from a checkpoint: everything that answering needs, verified before it takes the place of an old one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from img_deploy.errors import FeatureError, InputError, VerificationError
+from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.report import REPORT, failure, markdown
 from img_deploy.export.verify import BUDGETS, Result, Row, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
@@ -33,6 +34,8 @@ class ExportOptions:
     """Of the drawn features and queries."""
     plugins: bool = False
     """Leave fused ops single nodes, which TensorRT may replace by our kernels; other runtimes run their bodies."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    """How engines are built, where they are asked for."""
 
     def __post_init__(self) -> None:
         for name, values, known in (("precision", self.precisions, BUDGETS), ("target", self.targets, TARGETS)):
@@ -95,11 +98,10 @@ def bundle_from_checkpoint(
         manifest.verification = verification.as_dict()
         write_manifest(folder, manifest)
     if "tensorrt" in options.targets:
-        from img_deploy.export.engine_options import EngineOptions
         from img_deploy.export.engines import add_engines
 
         for precision in options.precisions:
-            add_engines(out, precision, EngineOptions(plugins=options.plugins), tell)
+            add_engines(out, precision, options.engine, tell)
     return verification
 
 

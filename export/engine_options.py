@@ -1,7 +1,9 @@
 """What building a TensorRT engine can be told."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from img_deploy.errors import InputError
 from img_deploy.runtime.engine_files import HARDWARE
@@ -43,3 +45,38 @@ class EngineOptions:
             problems.append(f"optimisation level: got {self.optimization_level}, expected 0 to 5")
         if problems:
             raise InputError("; ".join(problems))
+
+    @classmethod
+    def from_settings(cls, settings: Sequence[str], plugins: bool = True) -> "EngineOptions":
+        """Options from ``NAME=VALUE`` texts, as a command line has them.
+
+        Raises InputError: no such option, or a value of another kind or out of range.
+
+        >>> EngineOptions.from_settings(["max_batch=16", "version_compatible=on"]).max_batch
+        16
+        """
+        given: dict[str, Any] = {"plugins": plugins}
+        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
+        del kinds["plugins"]
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            name = name.strip().replace("-", "_")
+            if not equals or name not in kinds:
+                raise InputError(f"engine option {setting!r}: expected NAME=VALUE with one of {', '.join(kinds)}")
+            given[name] = _value(name, text.strip(), kinds[name])
+        return cls(**given)
+
+
+def _value(name: str, text: str, kind: str) -> Any:
+    if "Path" in kind:
+        return Path(text)
+    if kind == "bool":
+        if text.lower() not in ("on", "off", "true", "false"):
+            raise InputError(f"engine option {name}: got {text!r}, expected on or off")
+        return text.lower() in ("on", "true")
+    if "int" in kind:
+        try:
+            return int(text)
+        except ValueError:
+            raise InputError(f"engine option {name}: got {text!r}, expected a number") from None
+    return text

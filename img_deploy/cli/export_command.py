@@ -48,6 +48,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="How TensorRT builds: max_batch=64, workspace_mib=4096, optimization_level=3, version_compatible=on, "
+            "hardware=same_capability (or ampere_plus), timing_cache=FILE. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
 ) -> None:
     """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
@@ -58,11 +67,13 @@ def export(
     and the bundle runs without them; 2: wrong input.
     """
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
+    from img_deploy.export.engine_options import EngineOptions
     from img_deploy.model.checkpoint import Checkpoint
 
     made = _listed(targets)
     nodes = "tensorrt" in made if plugins is None else plugins is Switch.ON
-    options = ExportOptions(_listed(precision), made, samples, seed, nodes)
+    building = EngineOptions.from_settings(engine or [], plugins=nodes)
+    options = ExportOptions(_listed(precision), made, samples, seed, nodes, building)
     bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
     print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
 

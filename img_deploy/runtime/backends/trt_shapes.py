@@ -53,4 +53,4 @@ def profile_for(found: Sequence[Profile], sizes: Mapping[str, int]) -> int:
         if all(profile[axis][0] <= size <= profile[axis][2] for axis, size in sizes.items()):
             return index
     asked = ", ".join(f"{size} {axis}" for axis, size in sizes.items())
-    raise BackendError(f"backend tensorrt: no profile of the engine takes {asked}; build it with a larger --max-batch")
+    raise BackendError(f"backend tensorrt: no profile of the engine takes {asked}; build it with --engine max_batch=N")

@@ -108,3 +108,40 @@ def test_engines_alone_are_no_target(capsys: pytest.CaptureFixture[str], monkeyp
         main(["export", "--ckpt", "best.pt", "--targets", "tensorrt"])
     assert caught.value.code == 2
     assert "give onnx,tensorrt" in capsys.readouterr().err
+
+
+def test_how_engines_are_built_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of the builder would be out of reach of the command line, or be dropped on their way."""
+    from img_deploy.export import bundle_from_checkpoint as exporting
+    from img_deploy.model.checkpoint import Checkpoint
+
+    seen: list[exporting.ExportOptions] = []
+    monkeypatch.setattr(Checkpoint, "load", lambda _: None)
+    monkeypatch.setattr(exporting, "bundle_from_checkpoint", lambda *given: seen.append(given[2]))
+    options = ("max_batch=16", "hardware=ampere_plus", "version-compatible=on", "workspace_mib=512", "timing_cache=a/b")
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--ckpt", "best.pt", "--targets", "onnx,tensorrt", *(f"--engine={each}" for each in options)])
+    assert caught.value.code == 0
+    assert seen[0].engine == EngineOptions(
+        max_batch=16, hardware="ampere_plus", version_compatible=True, workspace_mib=512, timing_cache=Path("a/b")
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("max_batch", "expected NAME=VALUE with one of max_batch, workspace_mib"),
+        ("plugins=off", "expected NAME=VALUE with one of max_batch"),
+        ("max_batch=many", "engine option max_batch: got 'many', expected a number"),
+        ("max_batch=0", "max batch: got 0, expected 1 to 1024"),
+        ("version_compatible=maybe", "expected on or off"),
+        ("hardware=h100", "hardware: got 'h100', expected one of"),
+    ],
+)
+def test_wrong_engine_options_are_one_line(option: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be found out after the export, minutes later, or not at all."""
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--ckpt", "best.pt", "--engine", option])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
