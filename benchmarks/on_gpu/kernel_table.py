@@ -59,7 +59,7 @@ def _roofline(document: Document, entry: dict[str, Any], say: Words) -> str:
     record = entry["record"]
     found = position(record, entry["dtype"], document)
     cells = [entry["op"], entry["form"], str(entry["batch"]), entry["dtype"]]
-    cells += [f"{record['bytes'] / 1024:,.0f}", f"{record['flops'] / 1e6:,.3g}"]
+    cells += [f"{record['bytes'] / 1024:,.0f}", f"{say.number(record['flops'], 1e-6)}"]
     if found is None:
         return " | ".join(cells + [say.nothing] * 6)
     cells += [say.number(found.bytes_per_second, 1e-9), say.percent(found.of_copy)]

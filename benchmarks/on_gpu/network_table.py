@@ -69,7 +69,7 @@ def profile_lines(document: Document, say: Words) -> Iterator[str]:
         record = entry["record"]
         yield from (f"## What holds {entry['batch']} pairs of {entry['clips']} clips, {entry['precision']}", "")
         if say.kind == "cpu":
-            yield from (f"{say.nothing.capitalize()}; the profiler ran.", "")
+            yield from (f"The profiler ran; its times: {say.nothing}.", "")
             continue
         yield f"{record['launches']:.0f} launches per replay, {record['busy_us']:.0f} us in kernels (those that run"
         yield from ("side by side count twice).", "")
