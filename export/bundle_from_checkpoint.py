@@ -30,6 +30,8 @@ class ExportOptions:
     """``onnx`` always; ``aoti`` compiles packages for this machine, ``tensorrt`` builds engines from the graphs."""
     samples: Path | None = None
     """Feature folder to verify on; None draws features."""
+    sample_queries: Path | None = None
+    """Annotation file with the queries of those videos; None draws queries."""
     seed: int = 0
     """Of the drawn features and queries."""
     plugins: bool = False
@@ -44,6 +46,8 @@ class ExportOptions:
                     raise InputError(f"{name}: got {value!r}, expected one or more of {', '.join(known)}")
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{name}: got {', '.join(values) or 'none'}, expected each once")
+        if self.sample_queries is not None and self.samples is None:
+            raise InputError(f"sample queries: got {self.sample_queries} without a sample folder; give --samples too")
         if "onnx" not in self.targets:
             raise InputError(f"target: got no onnx, which the others are made from; give onnx,{','.join(self.targets)}")
 
@@ -89,8 +93,7 @@ def bundle_from_checkpoint(
         write_manifest(folder, manifest)
         tell("verifying")
         rows = _verified(network, Bundle.open(folder), samples, options, packaged)
-        source = f"{len(samples)} {'drawn samples' if options.samples is None else f'of {options.samples.name}'}"
-        verification = Verification(source, options.seed, tuple(rows))
+        verification = Verification(_source(samples, options), options.seed, tuple(rows))
         show(verification)
         if not verification.passed:
             raise VerificationError(f"{out}: not written; {failure(verification)}")
@@ -110,10 +113,16 @@ def _samples(checkpoint: "Checkpoint", options: ExportOptions) -> "list[Sample]"
 
     if options.samples is None:
         return in_run_order(drawn_samples(checkpoint.config, checkpoint.vocabulary, options.seed))
-    samples = folder_samples(options.samples, checkpoint, options.seed)
+    samples = folder_samples(options.samples, checkpoint, options.seed, options.sample_queries)
     if all(sample.clips.audio is None for sample in samples):
         raise FeatureError(f"{options.samples}: no video has sound, so the fused head cannot be tried; add audio")
     return in_run_order(samples)
+
+
+def _source(samples: "Sequence[Sample]", options: ExportOptions) -> str:
+    if options.samples is None:
+        return f"{len(samples)} drawn samples"
+    return f"{len(samples)} videos of {options.samples.name}, {'own' if options.sample_queries else 'drawn'} queries"
 
 
 def _packaged(options: ExportOptions, tell: Callable[[str], None]) -> tuple[str, ...]:

@@ -1,18 +1,24 @@
 """What an exported graph is tried on: videos and queries of many lengths, drawn or taken from a folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from img_deploy.errors import AnnotationError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.kinds import kind_named
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.config import ModelConfig
 from img_deploy.runtime.encoded import PreparedQuery
 from img_deploy.runtime.stages import Clips
+from img_deploy.text.tokens import tokenize
 from img_deploy.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from img_deploy.annotations import Sample as AnnotatedSample
 
 LENGTHS = (1, 2, 3, 7, 31, 64)
 """Clips of the drawn videos; the longest that the network takes is added."""
@@ -49,22 +55,56 @@ def drawn_samples(config: ModelConfig, vocabulary: Vocabulary | None, seed: int)
     return samples
 
 
-def folder_samples(path: Path, checkpoint: Checkpoint, seed: int) -> list[Sample]:
-    """Videos of a feature folder, short and long ones, under drawn queries. Raises FeatureError."""
+def folder_samples(path: Path, checkpoint: Checkpoint, seed: int, queries: Path | None = None) -> list[Sample]:
+    """Videos of a feature folder, short and long ones, each under a query.
+
+    Args:
+        path: feature folder.
+        checkpoint: whose kinds, widths and vocabulary they are read by.
+        seed: of drawn queries.
+        queries: annotation file; the videos that it names are taken, each under the first of its queries. None draws
+            queries of random words.
+
+    Raises:
+        FeatureError: the folder does not hold the checkpoint's features. AnnotationError: no annotation file, or
+            one that names none of the videos.
+    """
     rng = np.random.default_rng(seed)
     kinds = {name: kind_named(kind["name"], kind["width"]) for name, kind in checkpoint.features.items()}
-    folder = open_folder(path, kinds["video"], kinds["audio"], max_clips=checkpoint.config.max_clips)
+    text = kinds.get("text") if queries is not None else None
+    folder = open_folder(path, kinds["video"], kinds["audio"], text, max_clips=checkpoint.config.max_clips)
+    asked = _asked(queries, set(folder.videos())) if queries is not None else {}
     samples = []
-    for index, vid in enumerate(_spread(folder)):
+    for index, vid in enumerate(_spread(folder, asked)):
         video = folder.load(vid)
-        query = _drawn_query(checkpoint.config, checkpoint.vocabulary, WORDS[index % len(WORDS)], index, rng)
+        if vid in asked:
+            query = _real_query(asked[vid], checkpoint.vocabulary, folder)
+        else:
+            query = _drawn_query(checkpoint.config, checkpoint.vocabulary, WORDS[index % len(WORDS)], index, rng)
         samples.append(Sample(Clips(vid, vid, video.video, video.audio, video.source_clips), query))
     return samples
 
 
-def _spread(folder: FeatureFolder) -> list[str]:
-    """Ids of at most ``FROM_FOLDER`` videos, evenly over their lengths."""
-    videos = sorted(folder.videos(), key=lambda vid: (folder.clips(vid), vid))
+def _asked(queries: Path, videos: set[str]) -> "dict[str, AnnotatedSample]":
+    """Video -> the first of its queries. Raises AnnotationError."""
+    from img_deploy.annotations import read_samples
+
+    asked = {sample.vid: sample for sample in reversed(read_samples(queries)) if sample.vid in videos}
+    if not asked:
+        raise AnnotationError(f"{queries}: names none of the videos in the sample folder; give their annotations")
+    return asked
+
+
+def _real_query(sample: "AnnotatedSample", vocabulary: Vocabulary | None, folder: FeatureFolder) -> PreparedQuery:
+    content = folder.load_text(sample.qid) if vocabulary is None else vocabulary.encode(tokenize(sample.query))
+    return PreparedQuery(sample.query, sample.qid, content)
+
+
+def _spread(folder: FeatureFolder, asked: "Mapping[str, AnnotatedSample]") -> list[str]:
+    """Ids of at most ``FROM_FOLDER`` videos, evenly over their lengths; only those asked about, where any is."""
+    videos = sorted(
+        (vid for vid in folder.videos() if vid in asked or not asked), key=lambda vid: (folder.clips(vid), vid)
+    )
     places = np.linspace(0, len(videos) - 1, min(FROM_FOLDER, len(videos)))
     return [videos[int(place)] for place in places.round()]
 

@@ -40,6 +40,10 @@ def export(
         Path | None,
         typer.Option(help="Feature folder whose videos the artifacts are verified on. Default: drawn features."),
     ] = None,
+    sample_queries: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file with queries of those videos (any format). Default: random words."),
+    ] = None,
     plugins: Annotated[
         Switch | None,
         typer.Option(
@@ -73,7 +77,15 @@ def export(
     made = _listed(targets)
     nodes = "tensorrt" in made if plugins is None else plugins is Switch.ON
     building = EngineOptions.from_settings(engine or [], plugins=nodes)
-    options = ExportOptions(_listed(precision), made, samples, seed, nodes, building)
+    options = ExportOptions(
+        precisions=_listed(precision),
+        targets=made,
+        samples=samples,
+        sample_queries=sample_queries,
+        seed=seed,
+        plugins=nodes,
+        engine=building,
+    )
     bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
     print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from img_deploy.errors import BackendError, FeatureError, InputError, VerificationError
+from img_deploy.errors import AnnotationError, BackendError, FeatureError, InputError, VerificationError
 from img_deploy.export import verify
 from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 from img_deploy.export.samples import LENGTHS, WORDS, drawn_samples, folder_samples
@@ -141,6 +141,28 @@ def test_samples_of_a_folder(checkpoints, tmp_path):
     assert [(sample.clips.vid, len(sample.clips.video)) for sample in found] == [("v1", 1), ("v5", 5), ("v30", 16)]
     with pytest.raises(FeatureError, match="wanted"):
         folder_samples(tmp_path, checkpoints["tiny_glove"], 0)
+
+
+def test_samples_under_their_own_queries(checkpoints, tmp_path):
+    """A precision would be judged on sentences that nobody asks."""
+    folder = feature_folder(tmp_path / "features")
+    lines = [
+        "v5 1.0 2.0##qid_3##w001 w002",
+        "v5 0.0 2.0##qid_4##w009",
+        "v30 0.0 9.0##qid_5##w003",
+        "gone 0 1##qid_6##w1",
+    ]
+    (tmp_path / "own_qid.txt").write_text("\n".join(lines))
+    found = folder_samples(folder, checkpoints["tiny_glove"], 0, tmp_path / "own_qid.txt")
+    assert [(sample.clips.vid, sample.query.query, sample.query.qid) for sample in found] == [
+        ("v5", "w001 w002", 3),
+        ("v30", "w003", 5),
+    ]
+    (tmp_path / "other_qid.txt").write_text(lines[-1])
+    with pytest.raises(AnnotationError, match="names none of the videos"):
+        folder_samples(folder, checkpoints["tiny_glove"], 0, tmp_path / "other_qid.txt")
+    with pytest.raises(InputError, match="give --samples too"):
+        ExportOptions(sample_queries=tmp_path / "own_qid.txt")
 
 
 @pytest.mark.usefixtures("quick_graphs")
