@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from img_deploy.benchmarks.learning.plan import ABLATIONS, GRANULARITIES, SHARES, TRAINED_SHARES
+from img_deploy.benchmarks.learning.plan import ABLATIONS, GRANULARITIES, SEEDS, SHARES, TRAINED_SHARES
 from img_deploy.benchmarks.learning.results import Figure, Results
 
 LOOK_ALIKE, SILENT, OWN, SIGHT = "look-alike, sound decides", "silent action", "own look and sound", "sight can answer"
@@ -131,7 +131,10 @@ def _paired(results: Results, read: Callable[[str, str], Figure]) -> Figure:
 
 
 def _verdict(found: Figure, met: bool) -> str:
-    return "not run" if not found.values else "met" if met else "**not met**"
+    if not found.values:
+        return "not run"
+    some = "" if len(found.values) == len(SEEDS) else f" ({len(found.values)} of {len(SEEDS)} seeds)"
+    return ("met" if met else "**not met**") + some
 
 
 def _each(found: Figure, digits: int) -> str:

@@ -85,10 +85,10 @@ def test_an_unfinished_study_is_reported_as_that(places, tmp_path):
 def test_claims_are_judged_by_what_was_measured(places):
     """A verdict that does not follow from its figures."""
     rows = {line.split(" | ")[0].strip("| "): line for line in tables.claims(Results.read(places))}
-    assert "97.0 (96.0 to 98.0) | 98.0, 96.0 | met" in rows["fused head, R@1 at IoU 0.5"]
+    assert "97.0 (96.0 to 98.0) | 98.0, 96.0 | met (2 of 3 seeds)" in rows["fused head, R@1 at IoU 0.5"]
     assert "47.0 (46.0 to 48.0)" in rows["look-alike actions: fused above visual head"]
     gain = next(line for name, line in rows.items() if name.startswith("where sight can answer: visual head"))
-    assert "7.0 (one seed) | 7.0 | met" in gain  # seed 2 alone has both: 95 with, 88 without
+    assert "7.0 (one seed) | 7.0 | met (1 of 3 seeds)" in gain  # seed 2 alone has both: 95 with, 88 without
 
 
 def test_a_claim_that_fails_says_so(places):
@@ -98,7 +98,7 @@ def test_a_claim_that_fails_says_so(places):
         result["test"]["all"]["fused"]["R1@0.5"] = 94.9
         file.write_text(json.dumps(result))
     first = tables.claims(Results.read(places))[2]
-    assert first.endswith("| **not met** |")
+    assert first.endswith("| **not met** (2 of 3 seeds) |")
 
 
 def test_what_was_not_run_is_not_judged(tmp_path):
