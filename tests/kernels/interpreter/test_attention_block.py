@@ -61,7 +61,7 @@ def test_block(
     check_close(got, in_float64(reference.attention_block, *inputs, heads), TOLERANCES["triton"][dtype], str(case))
 
 
-@pytest.mark.parametrize("keys", [None, 3, 40])
+@pytest.mark.parametrize("keys", [None, 1, 2, 3, 4, 5, 40])
 def test_without_mask(keys: int | None, draw_inputs: Callable, in_float64: Callable, check_close: Callable) -> None:
     """Without a mask (event slots) some key is not attended to, or one past the end is."""
     inputs = block_inputs(draw_inputs, (18, keys), 32, "fp32", absent=("context_mask",))
