@@ -140,6 +140,8 @@ def _flat(section: Mapping[str, Any]) -> Section:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     flat: Section = {}
     for name, value in section.items():
+        if value == "":
+            continue
         inner = _flat(value) if isinstance(value, dict) else None
         flat |= {name: value} if inner is None else {f"{name}.{key}": each for key, each in inner.items()}
     return flat

@@ -1,7 +1,7 @@
 """What an exported graph is tried on: videos and queries of many lengths, drawn or taken from a folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ RAGGED = 25
 """Videos of any other length, beside them."""
 FROM_FOLDER = 32
 """Videos that are taken from a folder, at most."""
+_SILENCED = 4
+"""Where every video of a folder has sound, each so-manieth is also tried without."""
 UNKNOWN_WORD = "zqxjkv"
 _UNKNOWN_SHARE = 0.1
 
@@ -82,6 +84,9 @@ def folder_samples(path: Path, checkpoint: Checkpoint, seed: int, queries: Path 
         else:
             query = _drawn_query(checkpoint.config, checkpoint.vocabulary, WORDS[index % len(WORDS)], index, rng)
         samples.append(Sample(Clips(vid, vid, video.video, video.audio, video.source_clips), query))
+    if all(sample.clips.audio is not None for sample in samples):
+        # The graph for videos without sound has to be tried as well.
+        samples += [replace(sample, clips=replace(sample.clips, audio=None)) for sample in samples[::_SILENCED]]
     return samples
 
 
