@@ -28,7 +28,7 @@ from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.hardware import gpus
 
 COMMAND = "python -m img_deploy.benchmarks.gpu"
-SECONDS = 400.0
+SECONDS = 420.0
 NO_GPU = 2
 
 

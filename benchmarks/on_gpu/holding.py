@@ -23,7 +23,7 @@ def profile_ours(case: NetworkCase, device: Device) -> dict[str, Any]:
     config = NetworkSizes.of(device).config
     clips = min(case.clips, config.max_clips)
     batch = case.batch if device.kind == "cuda" else 1
-    inputs = on_device(draw_feeds(config, [clips] * batch, clips, 0), case.precision, device.kind)
+    inputs = on_device(draw_feeds(config, (clips,) * batch, clips, 0), case.precision, device.kind)
     run = Ours(random_network(config), case.precision, device, inputs)
     run(inputs)
     on_cuda = device.kind == "cuda"

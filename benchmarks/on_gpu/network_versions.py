@@ -1,8 +1,9 @@
 """The whole network, from features and words to logits, in the versions that are compared."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ class NetworkSizes:
         return cls(replace(tiny, slots=2, slot_iterations=2, gru_layers=2))
 
 
+@lru_cache(maxsize=1)
 def random_network(config: ModelConfig) -> IMGNetwork:
-    """A network with random weights: speed does not depend on what they are."""
+    """A network with random weights: speed does not depend on what they are. Not to be changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = IMGNetwork(config)
@@ -53,8 +55,12 @@ def random_network(config: ModelConfig) -> IMGNetwork:
     return network.eval().requires_grad_(False)
 
 
-def draw_feeds(config: ModelConfig, lengths: Sequence[int], clips: int, seed: int) -> Feeds:
-    """Everything the three graphs are given for a batch of pairs, by name; ``lengths`` are the real clips of each."""
+@lru_cache(maxsize=4)
+def draw_feeds(config: ModelConfig, lengths: tuple[int, ...], clips: int, seed: int) -> Feeds:
+    """Everything the three graphs are given for a batch of pairs, by name; ``lengths`` are the real clips of each.
+
+    Kept for the versions that are timed on the same batches; not to be changed.
+    """
     random = np.random.default_rng([SEED, seed, clips, len(lengths)])
     specs = graph_specs(config)
     sizes = {"batch": len(lengths), "clips": clips, "words": WORDS, "chars": CHARS}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from img_deploy.benchmarks.on_gpu.goals import Goal, goals
 from img_deploy.benchmarks.on_gpu.kernel_table import kernel_lines, recurrence_lines
 from img_deploy.benchmarks.on_gpu.network_table import network_lines, profile_lines
-from img_deploy.benchmarks.on_gpu.plan import failures, name_of
+from img_deploy.benchmarks.on_gpu.plan import baseline_failures, failures, name_of
 from img_deploy.benchmarks.on_gpu.store import Document, entries
 from img_deploy.benchmarks.on_gpu.words import Words
 from img_deploy.benchmarks.results_page import framed
@@ -57,9 +57,11 @@ def _head(document: Document) -> Iterator[str]:
 
 
 def _failures(document: Document) -> Iterator[str]:
-    lines = failures(document)
+    lines, others = failures(document), baseline_failures(document)
     if lines:
         yield from ("## Failed", "", *(f"- {line}" for line in lines), "")
+    if others:
+        yield from ("## Baselines that failed", "", *(f"- {line}" for line in others), "")
 
 
 def _goals(document: Document, say: Words) -> Iterator[str]:

@@ -126,7 +126,7 @@ def test_the_worker_begins_nothing_after_its_time(monkeypatch):
 
 
 def test_the_worker_ends_where_the_gpu_is_broken(monkeypatch):
-    """After an illegal access every call fails: each case would be told as wrong."""
+    """What an error leaves behind (a broken context, half a capture) would spoil the cases after it."""
 
     def step(_case):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

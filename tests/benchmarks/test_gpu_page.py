@@ -40,6 +40,7 @@ def document():
             done(
                 {
                     "ours": {"largest": 1e-2, "mean": 1e-3, "same_span": 1.0},
+                    "served": {"largest": 1e-2, "mean": 1e-3, "same_span": 1.0},
                     "eager": {"largest": 2e-2, "mean": 1e-3, "same_span": 1.0},
                     "allowed": 4e-2,
                     "passed": True,
@@ -204,3 +205,35 @@ def test_checks_run_apart_by_op():
     store = type("S", (), {"document": {"steps": {}}, "add": lambda *_: None})()
     carry_out("cuda", [stage], Budget(99), store, lambda _text: None, lambda *given: groups.append(given[2]))
     assert sorted(groups, key=len) == [[{"op": "b"}], [{"op": "a"}, {"op": "a"}]]
+
+
+def test_a_missed_goal_is_profiled(document, tmp_path):
+    """A goal would be missed without a word of what holds it."""
+    ran = []
+
+    def run(step, _kind, cases, _seconds, report):
+        ran.append((step, [(case["batch"], case["clips"]) for case in cases if "batch" in case]))
+        for case in cases:
+            wanted = {**case, "outcome": "done"}
+            known = next((one for one in document["steps"].get(step, ()) if {**wanted, **one} == one), None)
+            report(case, *(("skipped", "out of time") if known is None else ("done", known["record"])))
+
+    head = {name: document[name] for name in ("kind", "command", "budget", "where")}
+    store = Store(tmp_path, head, page)
+    chosen = [stage for stage in stages("cuda") if stage.step in ("accuracy", "network", "recurrence")]
+    carry_out("cuda", chosen, Budget(400), store, lambda _text: None, run)
+    assert ran[-1] == ("profile", [(1, 128)])
+    assert "## What holds 1 pairs of 128 clips, fp16" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_baseline_that_fails_does_not_fail_the_run(document):
+    """The run would end as if a kernel were wrong, because a compiler of others gave up."""
+    broken = {"outcome": "failed", "why": "RuntimeError: no", "precision": "fp32", "batch": 8, "clips": 32}
+    document["steps"]["network"].append({"version": "eager", **broken})
+    document["steps"]["compiled_network"].append({"version": "one graph", **broken})
+    assert failures(document) == []
+    text = page(document)
+    assert "## Baselines that failed" in text
+    assert "network: eager fp32 8 32: RuntimeError: no" in text
+    document["steps"]["network"].append({"version": "ours", **broken})
+    assert failures(document) == ["network: ours fp32 8 32: RuntimeError: no"]

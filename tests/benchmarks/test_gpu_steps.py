@@ -193,7 +193,7 @@ def test_versions_compute_the_same_network():
     device = Cpu()
     config = network_versions.NetworkSizes.of(device).config
     network = network_versions.random_network(config)
-    inputs = network_versions.on_device(network_versions.draw_feeds(config, [6, 6], 6, 3), "fp32", "cpu")
+    inputs = network_versions.on_device(network_versions.draw_feeds(config, (6, 6), 6, 3), "fp32", "cpu")
     exact = network_versions.Eager(network, "fp32", device)(inputs)
     ours = network_versions.Ours(network, "fp32", device, inputs)
     for version in (ours, Compiled(network, "fp32", device, inputs, WAYS[0])):
