@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -33,6 +34,18 @@ def test_resources_are_bounded(op: str) -> None:
             problems.append(f"scratch: {report.row(used)}")
     assert not problems, "\n".join(problems)
     assert count == sum(len(case.dtypes) for case in aot.cases(op)) * len(aot.CAPABILITIES) > 0
+
+
+@needs_triton
+@pytest.mark.parametrize("op", ["bigru", "slot_attention", "best_spans"])
+def test_numbers_of_one(op: str) -> None:
+    """A launch on one sample or one clip fails: Triton compiles a number that is 1 as a constant."""
+    for case in aot.cases(op):
+        numbers = [p.name for p in case.kernel.params if not p.is_constexpr and not p.name.endswith("_ptr")]
+        for ones in (numbers, numbers[:1]):
+            alone = replace(case, constexprs={**case.constexprs, **dict.fromkeys(ones, 1)})
+            used = aot.resources(alone, case.dtypes[-1], 90)
+            assert (used.spill_bytes, used.scratch_bytes) == (0, 0), (case.variant, ones)
 
 
 @needs_triton
