@@ -49,7 +49,9 @@ def infer(
         bool,
         typer.Option("--rebuild", help="First build TensorRT engines for this machine, where the bundle has none."),
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most videos, queries or pairs per run.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Most moments per answer.")] = 1,
     nms: Annotated[

@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    _open_closed_streams()
     try:
         code = app(args=arguments or ["--help"], prog_name="img-deploy", standalone_mode=False)
         sys.stdout.flush()
@@ -106,6 +107,13 @@ def _run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _failed(f"{error.format_message()} (see `{_path(error)} --help`)", getattr(error, "exit_code", 2))
+
+
+def _open_closed_streams() -> None:
+    """Standard output and error that the caller has closed (``>&-``) lead nowhere instead of to an AttributeError."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
 
 
 def _path(error: Exception) -> str:

@@ -58,7 +58,9 @@ def profile(
         int | None,
         typer.Option(min=0, help="Fresh processes per backend, for cold starts. Default: 3.", show_default=False),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: the backend's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Take videos of this folder, cut to length. Default: drawn numbers.")
     ] = None,

@@ -163,7 +163,8 @@ def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     with _admitting(path, "a pickled dictionary of plain values and numpy arrays"):
-        content, made = _load(path), {}
+        content = _load(path)
+        made: dict[int, Any] = {}
         return {key: _plain(value, made) for key, value in content.items()}
 
 

@@ -8,9 +8,9 @@ from img_deploy.errors import ConfigError
 Variant = Literal["glove", "tokens"]
 
 _SIZES = {
-    **dict.fromkeys(("video_dim", "audio_dim", "text_dim"), (1, 1 << 20)),
-    **{"chars": (0, 1 << 20), "char_dim": (1, 1 << 12), "dim": (1, 1 << 14), "heads": (1, 1 << 14)},
-    **{"max_clips": (1, 1 << 16), "slots": (1, 1 << 10), "slot_iterations": (1, 1 << 10), "gru_layers": (1, 1 << 6)},
+    **dict.fromkeys(("video_dim", "audio_dim", "text_dim"), (1, 1 << 16)),
+    **{"chars": (0, 1 << 20), "char_dim": (1, 1 << 10), "dim": (1, 1 << 11), "heads": (1, 1 << 11)},
+    **{"max_clips": (1, 1 << 14), "slots": (1, 1 << 10), "slot_iterations": (1, 1 << 10), "gru_layers": (1, 1 << 4)},
 }
 """Least and most of each size: far beyond any use, but short of what a damaged file would take memory for."""
 

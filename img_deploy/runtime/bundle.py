@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+_MOST = 1 << 14
+"""Beyond any limit of an input's length."""
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary"
 
@@ -71,13 +73,15 @@ class Bundle:
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
             raise BundleError(f"{folder}: got {found}, expected a bundle folder; make one with `img-deploy export`")
+        if not path.exists():
+            raise BundleError(f"{folder}: has no {MANIFEST}, so it is no bundle; make one with `img-deploy export`")
+        if not path.is_file():
+            raise BundleError(f"{path}: is not a regular file; export the bundle again")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise BundleError(
-                f"{folder}: has no {MANIFEST}, so it is no bundle; make one with `img-deploy export`"
-            ) from None
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); change its mode or its owner") from None
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path}: not readable as JSON ({error}); export the bundle again") from None
         return cls(folder, _manifest(content, path))
 
@@ -105,6 +109,8 @@ class Bundle:
         if precision not in self.manifest.graphs:
             have = ", ".join(self.manifest.graphs)
             raise BundleError(f"{self.folder}: holds no {precision} graphs, only {have}; export with --precision")
+        if name not in self.manifest.graphs[precision]:
+            raise BundleError(f"{self.folder}: holds no {precision} graph {name}; export the bundle again")
         return self.file(self.manifest.graphs[precision][name])
 
     def in_precision(self, precision: str) -> "Bundle":
@@ -122,12 +128,13 @@ class Bundle:
 
 
 def _manifest(content: Any, path: Path) -> Manifest:
-    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+    if not isinstance(content, dict) or type(content.get("schema")) is not int or content["schema"] < 1:
         raise BundleError(f"{path}: not a bundle manifest; export the bundle again")
     if content["schema"] > SCHEMA:
         raise BundleError(f"{path}: got schema {content['schema']}, this program reads up to {SCHEMA}; update it")
     try:
         manifest = Manifest(**content)
+        _check_types(manifest)
         for name, digest in manifest.files.items():
             check_inside(name, path)
             if not isinstance(digest, str) or len(digest) != 64:
@@ -136,12 +143,27 @@ def _manifest(content: Any, path: Path) -> Manifest:
             for name in graphs.values():
                 if name not in manifest.files:
                     raise BundleError(f"{path}: names {name} without its sha256; export the bundle again")
-        if not all(isinstance(manifest.limits[key], int) for key in ("clips", "words", "chars")):
-            raise TypeError("limits")
         manifest.model  # noqa: B018 - raises if the configuration is not one
+    except OSError as error:
+        raise BundleError(f"{path}: names a file that cannot be looked up ({error.strerror})") from None
     except (TypeError, AttributeError, KeyError, ConfigError) as error:
         raise BundleError(f"{path}: not a bundle manifest of schema {SCHEMA} ({error}); export it again") from None
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError where a field is not of the type that everybody who reads it takes for granted."""
+    for entry in fields(Manifest):
+        value = getattr(manifest, entry.name)
+        wanted = {"noise_seed": int, "schema": int, "precision": str}.get(entry.name, dict)
+        if type(value) is not wanted:
+            raise TypeError(f"{entry.name} is of type {type(value).__name__}, expected {wanted.__name__}")
+    for name in ("features", "graphs"):
+        if not all(isinstance(value, dict) for value in getattr(manifest, name).values()):
+            raise TypeError(f"{name} do not hold objects")
+    for name in ("clips", "words", "chars"):
+        if type(manifest.limits.get(name)) is not int or not 0 < manifest.limits[name] <= _MOST:
+            raise TypeError(f"limit of {name} is {manifest.limits.get(name)!r}, expected 1 to {_MOST}")
 
 
 def check_inside(name: str, path: Path) -> None:

@@ -81,7 +81,7 @@ def input_rules(bundle: Bundle) -> InputRules:
     manifest, config = bundle.manifest, bundle.manifest.model
     tokens = config.variant == "tokens"
     limits = manifest.limits
-    problems = [f"limit of {name} is {limits[name]}" for name in ("clips", "words", "chars") if limits[name] < 1]
+    problems = []
     if limits["clips"] > config.max_clips:
         problems.append(f"limit of {limits['clips']} clips, but the network takes {config.max_clips}")
     vocabulary = None if tokens else bundle.vocabulary()

@@ -19,7 +19,7 @@ from img_deploy.runtime.engine import Engine
 from img_deploy.runtime.inputs import InputRules, input_rules
 from img_deploy.runtime.questions import Plan, plan_questions
 from img_deploy.runtime.results import Answer, RowKey
-from img_deploy.text.glove import Progress
+from img_deploy.text.glove import Progress, check_glove
 from img_deploy.text.tokens import tokenize
 
 
@@ -117,6 +117,8 @@ def open_session(request: Request, glove_progress: Progress | None = None) -> Se
         raise InputError(f"{request.text_features}: this bundle takes sentences; drop --text-features")
     if rules.vocabulary is None and request.glove is not None:
         raise InputError(f"{request.glove}: this bundle takes {rules.text} features, not words; drop --glove")
+    if request.glove is not None:
+        check_glove(request.glove)  # also where it turns out not to be needed
     folder = open_folder(
         request.features, rules.video, rules.audio, rules.text, rules.max_clips, text_dir=request.text_features
     )

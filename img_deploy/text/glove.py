@@ -56,7 +56,7 @@ def read_glove(
         InputError: the file is missing, unreadable, empty, or its lines do not hold ``width`` numbers.
     """
     path = Path(path)
-    size = _checked_size(path)
+    size = check_glove(path)
     cache = GloveCache(path, wanted, width, cache_dir) if use_cache and wanted is not None else None
     if cache is not None and (kept := cache.load()) is not None:
         if progress:
@@ -74,11 +74,14 @@ def read_glove(
     return rows
 
 
-def _checked_size(path: Path) -> int:
+def check_glove(path: Path) -> int:
+    """Bytes of a GloVe file. Raises InputError for what cannot be one: no file, a folder, a pipe, nothing in it."""
     if path.is_dir():
         raise InputError(f"{path}: got a folder, expected a GloVe text file; name the .txt file")
     if not path.exists():
         raise InputError(f"{path}: no such file; give a GloVe text file such as glove.840B.300d.txt")
+    if not path.is_file():
+        raise InputError(f"{path}: got a pipe or a device, expected a GloVe text file; name the .txt file")
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: got an empty file, expected GloVe lines; download it again")

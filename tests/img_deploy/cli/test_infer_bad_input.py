@@ -158,7 +158,8 @@ def test_one_bad_query_in_a_file_is_skipped(infer, write_lines):
 
 
 def test_bad_query_files(infer, write_lines, tmp_path):
-    """A broken annotation file would be read in part."""
+    """A broken annotation file would be read in part, and a pipe be waited for."""
+    os.mkfifo(tmp_path / "pipe")
     row = {"qid": 1, "query": "w001", "vid": "A"}
     for file, told in [
         (write_lines("twice.jsonl", row, row | {"query": "w002"}), "got qid 1 again"),
@@ -167,6 +168,7 @@ def test_bad_query_files(infer, write_lines, tmp_path):
         (write_lines("zero.jsonl", row | {"duration": 0}), "zero.jsonl:1"),
         (write_lines("empty.txt"), "empty.txt"),
         (tmp_path, "got a directory"),
+        (tmp_path / "pipe", "got a pipe or a device"),
         (tmp_path / "nowhere.txt", "no such file"),
     ]:
         one_line(infer("--queries", file), told)
@@ -198,7 +200,9 @@ def test_bad_options(infer, write_lines, tmp_path):
         (("--clip-seconds", 1, "--durations", lengths), "got both"),
         (("--durations", tmp_path), "got a directory"),
         (("--text-features", tmp_path), "this bundle takes sentences"),
-        (("--glove", tmp_path / "nowhere.txt", "--query", "zebra"), "nowhere.txt"),
+        (("--glove", tmp_path / "nowhere.txt"), "nowhere.txt: no such file"),
+        (("--glove", tmp_path), "got a folder, expected a GloVe text file"),
+        (("--threads", 10**6), "'--threads'"),
         (("--backend", "tensor"), "backend: got 'tensor', expected one of auto"),
         (("--video", "AA"), "no features for video 'AA'"),
     ]:

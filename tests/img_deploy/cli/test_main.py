@@ -129,6 +129,13 @@ def test_a_closed_pipe_is_silent():
     assert done.returncode in (1, cli.PIPE_CLOSED)
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream_leads_nowhere(run_cli, monkeypatch, name):
+    """`img-deploy infer ... >&-` (a service without a terminal) would end in an AttributeError."""
+    monkeypatch.setattr(sys, name, None)
+    assert run_cli("inspect", "no such file").code == 2
+
+
 def test_each_command_offers_what_main_needs():
     """A command would be listed and then fail to start."""
     from importlib import import_module

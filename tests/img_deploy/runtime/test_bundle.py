@@ -105,7 +105,19 @@ def test_symbolic_links_are_refused(folder, tmp_path, what):
         ({"files": {"weights.safetensors": 12}}, "sha256"),
         ({"graphs": {"fp32": {"grounder": "elsewhere.onnx"}}}, "without its sha256"),
         ({"limits": {"clips": 1}}, "not a bundle manifest"),
-        ({"limits": {"clips": "x", "words": 1, "chars": 1}}, "limits"),
+        ({"limits": {"clips": "x", "words": 1, "chars": 1}}, "limit of clips is 'x'"),
+        ({"limits": {"clips": 8, "words": 10**9, "chars": 1}}, "limit of words is 1000000000"),
+        ({"limits": {"clips": 8, "words": True, "chars": 1}}, "limit of words is True"),
+        ({"schema": 0}, "not a bundle manifest"),
+        ({"schema": True}, "not a bundle manifest"),
+        ({"features": []}, "features is of type list"),
+        ({"features": {"video": 3}}, "features do not hold objects"),
+        ({"provenance": [1]}, "provenance is of type list"),
+        ({"precision": [1]}, "precision is of type list"),
+        ({"noise_seed": "x"}, "noise_seed is of type str"),
+        ({"engines": []}, "engines is of type list"),
+        ({"config": {"dim": 1 << 20}}, "dim is 1048576"),
+        ({"files": {"a" * 5000: "0" * 64}}, "cannot be looked up"),
     ],
 )
 def test_a_wrong_manifest_is_refused(folder, edit, values, message):
@@ -115,7 +127,7 @@ def test_a_wrong_manifest_is_refused(folder, edit, values, message):
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"schema": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"schema": 1}', b"[" * 100_000])
 def test_a_manifest_that_is_none_is_refused(folder, content):
     """A truncated copy would show a traceback."""
     (folder / MANIFEST).write_bytes(content)
@@ -129,6 +141,20 @@ def test_what_is_no_bundle_is_told(tmp_path):
     for path, found in ((tmp_path / "none", "nothing"), (tmp_path / "file", "a file"), (tmp_path, "no manifest")):
         with pytest.raises(BundleError, match=rf"{found}.*img-deploy export"):
             Bundle.open(path)
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(folder):
+    """A pipe by that name would stop the program for ever."""
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
+    with pytest.raises(BundleError, match="not a regular file"):
+        Bundle.open(folder)
+
+
+def test_a_graph_that_is_not_there(folder):
+    """A manifest that leaves a graph out would end in a KeyError when its turn comes."""
+    with pytest.raises(BundleError, match="no fp32 graph query_encoder"):
+        Bundle.open(folder).graph("query_encoder")
 
 
 def test_a_precision_that_is_not_there(folder):
