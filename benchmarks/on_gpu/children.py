@@ -116,8 +116,8 @@ class _Child:
         reader = threading.Thread(target=self._read, args=(process.stdout,))
         reader.start()
         with suppress(BrokenPipeError):
-            json.dump(asdict(self._request), process.stdin)
-            process.stdin.close()
+            process.stdin.write(json.dumps(asdict(self._request)) + "\n")
+            process.stdin.flush()  # and left open: the child ends where it is closed
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -127,6 +127,8 @@ class _Child:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             reader.join()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
     def _read(self, lines: TextIO) -> None:
         for text in lines:

@@ -64,15 +64,15 @@ def _on_gpu(ops: Sequence[str]) -> list[Stage]:
 def _on_cpu(ops: Sequence[str]) -> list[Stage]:
     size = (1, 4)
     return [
-        Stage("ceilings", _ceilings(), 60),
-        Stage("checks", _checks(ops), 600),
-        Stage("accuracy", tuple({"precision": each} for each in PRECISIONS), 300),
-        Stage("network", _network((size,)), 300),
-        Stage("compiled_network", _compiled((size,)), 300),
-        Stage("recurrence", _recurrence(ops, (2,), 4, ("fp16",)), 120),
-        Stage("kernels", _kernels((size,), ops, PRECISIONS), 300),
-        Stage("compiled_kernels", _kernels((size,), ops, ("fp32",), compiled=True), 300),
-        Stage("profile", ({"version": "ours", "precision": "fp16", "batch": 1, "clips": 2},), 300),
+        Stage("ceilings", _ceilings(), 900),
+        Stage("checks", _checks(ops), 900),
+        Stage("accuracy", tuple({"precision": each} for each in PRECISIONS), 900),
+        Stage("network", _network((size,)), 900),
+        Stage("compiled_network", _compiled((size,)), 900),
+        Stage("recurrence", _recurrence(ops, (2,), 4, ("fp16",)), 900),
+        Stage("kernels", _kernels((size,), ops, PRECISIONS), 900),
+        Stage("compiled_kernels", _kernels((size,), ops, ("fp32",), compiled=True), 900),
+        Stage("profile", ({"version": "ours", "precision": "fp16", "batch": 1, "clips": 2},), 900),
     ]
 
 

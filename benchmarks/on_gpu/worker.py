@@ -1,13 +1,15 @@
 """One step of the benchmark in a process of its own: ``python -m img_deploy.benchmarks.on_gpu.worker``.
 
-Reads a :class:`Request` as JSON from standard input and writes one JSON line per case to standard output as soon as it
-is done. A kernel that breaks the CUDA context, or a compilation that does not end, costs its own case and no other.
+Reads a :class:`Request` as one line of JSON from standard input and writes one JSON line per case to standard output
+as soon as it is done. A kernel that breaks the CUDA context, or a compilation that does not end, costs its own case and
+no other. Where standard input ends, the parent has, and so does the child.
 """
 
 import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +84,14 @@ def main() -> None:
     # Whatever else is printed (compilers tell what they choose) must not stand between the lines.
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    run_request(Request(**json.load(sys.stdin)), lines)
+    request = Request(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    run_request(request, lines)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
 import io
 import json
+import subprocess
 import sys
 import time
 
 import pytest
 
 from img_deploy.benchmarks.on_gpu import worker
-from img_deploy.benchmarks.on_gpu.children import OUT_OF_TIME, Budget, run_step
+from img_deploy.benchmarks.on_gpu.children import OUT_OF_TIME, WORKER, Budget, run_step
 from img_deploy.benchmarks.on_gpu.store import Store, record_of
 from img_deploy.benchmarks.on_gpu.worker import Request, run_request
 from img_deploy.errors import InputError
 
 CHILD = """
 import json, os, signal, sys, time
-request = json.load(sys.stdin)
+request = json.loads(sys.stdin.readline())
 if request["step"] == "broken":
     sys.exit("ModuleNotFoundError: no triton")
 for index, case in enumerate(request["cases"]):
@@ -67,6 +68,18 @@ def test_the_deadline_holds(outcome_of):
     assert time.monotonic() - begin < 10
     assert told[0][:2] == ("ok", "done")
     assert told[1:] == [("hang", "skipped", OUT_OF_TIME), ("ok", "skipped", OUT_OF_TIME)]
+
+
+def test_a_child_ends_with_its_parent():
+    """A run that is killed would leave a process on the GPU, which spoils whatever is measured next."""
+    child = subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    cases = [{"name": "fp32"}] * 10000
+    child.stdin.write(json.dumps({"step": "ceilings", "kind": "cpu", "cases": cases, "seconds": 60.0}) + "\n")
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline()) == {"begin": 0}
+    child.stdin.close()
+    assert child.wait(20) == 1
+    child.stdout.close()
 
 
 def test_no_time_left(outcome_of):
