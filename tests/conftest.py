@@ -2,7 +2,9 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,12 +46,11 @@ def shared_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoints, shared_folder):
-    """Function: the exported fp32 bundle of a small run, made once for all processes. Copy it to change it."""
-    from img_deploy.export.bundle_from_checkpoint import bundle_from_checkpoint
+def made_once(shared_folder):
+    """Function: a folder that one process makes and every process of this test run sees. Copy it to change it."""
 
-    def folder_of(run: str) -> Path:
-        folder, lock = shared_folder / f"exported_{run}", shared_folder / f"exporting_{run}"
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, lock = shared_folder / name, shared_folder / f"making_{name}"
         while not folder.exists():
             try:
                 lock.mkdir()
@@ -58,9 +59,41 @@ def exported(checkpoints, shared_folder):
                 continue
             try:
                 if not folder.exists():
-                    bundle_from_checkpoint(checkpoints[run], folder)
+                    make(folder)
             finally:
                 lock.rmdir()
         return folder
 
     return folder_of
+
+
+WITH_PLUGINS = "tiny_vlm"
+"""This run keeps its fused ops as nodes, so that both forms of export go through every test."""
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoints, made_once):
+    """Function: the exported fp32 bundle of a small run. Copy it to change it."""
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
+
+    def folder_of(run: str) -> Path:
+        options = ExportOptions(plugins=run == WITH_PLUGINS)
+        return made_once(f"exported_{run}", lambda folder: bundle_from_checkpoint(checkpoints[run], folder, options))
+
+    return folder_of
+
+
+@pytest.fixture
+def run_cli(capsys):
+    """Function: run a command line in this process -> code, out, err."""
+
+    def run(*arguments):
+        from img_deploy.cli.main import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        text = capsys.readouterr()
+        return SimpleNamespace(code=left.value.code, out=text.out, err=text.err)
+
+    return run

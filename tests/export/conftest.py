@@ -1,48 +1,10 @@
-"""Exported bundles of the small runs, each made once however many processes run the tests."""
+"""Sessions on exported graphs, and exports that take a moment."""
 
-import os
 import shutil
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-WITH_PLUGINS = "tiny_vlm"
-
-
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory):
-    """A folder that all processes of this test run see."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def exported(checkpoints, shared_folder):
-    """Function: the exported fp32 bundle of a small run. Not to be changed: copy it.
-
-    The token run keeps its fused ops as nodes, so that both forms go through every test.
-    """
-    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
-
-    def folder_of(run: str) -> Path:
-        folder, lock = shared_folder / f"exported_{run}", shared_folder / f"exporting_{run}"
-        while not folder.exists():
-            try:
-                lock.mkdir()
-            except FileExistsError:
-                time.sleep(0.2)  # another process makes it
-                continue
-            try:
-                if not folder.exists():
-                    bundle_from_checkpoint(checkpoints[run], folder, ExportOptions(plugins=run == WITH_PLUGINS))
-            finally:
-                lock.rmdir()
-        return folder
-
-    return folder_of
 
 
 @pytest.fixture(scope="session")
@@ -66,22 +28,6 @@ def session_of():
         return run
 
     return make
-
-
-@pytest.fixture
-def run_cli(capsys):
-    """Function: run a command line in this process -> code, out, err."""
-
-    def run(*arguments):
-        from img_deploy.cli.main import main
-
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        text = capsys.readouterr()
-        return SimpleNamespace(code=left.value.code, out=text.out, err=text.err)
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,19 +93,3 @@ def write_lines(tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture
-def run_cli(capsys):
-    """Function: run a command line in this process -> code, out, err; ``row`` and ``rows`` read JSON lines."""
-
-    def run(*arguments):
-        from img_deploy.cli.main import main
-
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        text = capsys.readouterr()
-        return SimpleNamespace(code=left.value.code, out=text.out, err=text.err)
-
-    return run
