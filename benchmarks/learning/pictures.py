@@ -34,7 +34,7 @@ def draw_noise(results: Results, path: Path) -> Path:
     right.set(title="audio importance", ylabel="mean over queries", ylim=(0, 0.8))
     for axes in (left, right):
         plain(axes).set_xlabel("videos whose audio is noise, percent")
-        axes.legend(frameon=False, fontsize=7.5)
+        axes.legend(frameon=False, fontsize=7.5, handlelength=3)
     return save_figure(figure, path)
 
 
@@ -58,7 +58,7 @@ def draw_history(results: Results, path: Path) -> Path:
     for axes in (left, right):
         plain(axes).set_xlabel("step")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7.5)
+            axes.legend(frameon=False, fontsize=7.5, handlelength=3)
     return save_figure(figure, path)
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from img_deploy.kernels.linear_gradient import linear as apply_linear
 from img_deploy.kernels.pieces import dropout
 from img_deploy.model.layers import Dropped, linear, xavier, zeros
 
@@ -71,7 +72,7 @@ class WordEmbedding(Dropped):
         windows = F.pad(x, (0, 0, 0, widest - 1)).unfold(1, widest, 1).flatten(2)  # [B*N, W, C * widest]
         kernels = [F.pad(weight, (0, widest - k)) for k, weight in zip(CHAR_WIDTHS, self.char_weights, strict=True)]
         weight, bias = torch.cat(kernels).flatten(1), torch.cat(list(self.char_biases))
-        found = F.relu(F.linear(windows, weight, bias)).view(batch, words, width, -1)
+        found = F.relu(apply_linear(windows, weight, bias)).view(batch, words, width, -1)
         positions = torch.arange(1, width + 1, device=char_ids.device)
         longest = ((char_ids != 0) * positions).amax(dim=(1, 2)).clamp(min=MIN_CHARS)  # [B]
         taps = torch.tensor(CHAR_WIDTHS, device=char_ids.device).repeat_interleave(

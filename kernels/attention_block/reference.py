@@ -1,9 +1,9 @@
 """Pre-norm multi-head attention block, self or cross (paper section 3.2; steps 3, 4, 5 and 11 of the network)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import linear
 from img_deploy.kernels.pieces import dropout, layer_norm, masked_softmax
 
 
@@ -42,13 +42,13 @@ def attention_block(
     dim = x.shape[-1]
     normed = dropout(layer_norm(x, norm_x_weight, norm_x_bias), dropout_p)
     if context is None:
-        q, k, v = F.linear(normed, qkv_weight, qkv_bias).chunk(3, dim=-1)
+        q, k, v = linear(normed, qkv_weight, qkv_bias).chunk(3, dim=-1)
     else:
         assert norm_context_weight is not None
         assert norm_context_bias is not None
         source = dropout(layer_norm(context, norm_context_weight, norm_context_bias), dropout_p)
-        q = F.linear(normed, qkv_weight[:dim], qkv_bias[:dim])
-        k, v = F.linear(source, qkv_weight[dim:], qkv_bias[dim:]).chunk(2, dim=-1)
+        q = linear(normed, qkv_weight[:dim], qkv_bias[:dim])
+        k, v = linear(source, qkv_weight[dim:], qkv_bias[dim:]).chunk(2, dim=-1)
     q, k, v = (split_heads(part, heads) for part in (q * (dim // heads) ** -0.5, k, v))  # [B, H, *, D/H]
     scores = (q @ k.transpose(-1, -2)).float()  # [B, H, L, M]
     mask = None if context_mask is None else context_mask[:, None, None, :]
@@ -56,7 +56,7 @@ def attention_block(
     attended = (weights @ v).transpose(1, 2).flatten(2)  # [B, L, D]
     residual = dropout(attended, dropout_p) + x
     hidden = dropout(layer_norm(residual, norm_out_weight, norm_out_bias), dropout_p)
-    return dropout(F.linear(hidden, out_weight, out_bias), dropout_p) + residual
+    return dropout(linear(hidden, out_weight, out_bias), dropout_p) + residual
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import grouped_linear
+
 
 def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Same as :func:`img_deploy.kernels.bigru.reference.bigru`, faster to differentiate."""
@@ -17,9 +19,7 @@ def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias
     hidden = weight_hh.shape[-1]
     forward = x.transpose(1, 2)  # [S, L, B, I]
     both = torch.stack([forward, forward.flip(1)], dim=1).view(2 * stacks, length * batch, width)
-    gates = torch.baddbmm(
-        bias_ih.flatten(0, 1)[:, None], both, weight_ih.flatten(0, 1).transpose(1, 2).to(x.dtype)
-    )  # [2S, L*B, 3H]
+    gates = grouped_linear(both, weight_ih.flatten(0, 1), bias_ih.flatten(0, 1))  # [2S, L*B, 3H]
     real = torch.arange(length, device=x.device)[:, None] < lengths  # [L, B]
     keep = torch.stack([real, real.flip(0)]).repeat(stacks, 1, 1)[..., None]  # [2S, L, B, 1]
     states = RecurrenceFunction.apply(

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import linear
 from img_deploy.kernels.pieces import depthwise_conv, dropout, layer_norm
 
 
@@ -36,6 +37,6 @@ def conv_block(
     for layer in range(norm_weight.shape[0]):
         normed = layer_norm(x, norm_weight[layer], norm_bias[layer]) * keep
         mixed = depthwise_conv(normed, depthwise_weight[layer])
-        hidden = F.relu(F.linear(mixed, pointwise_weight[layer], pointwise_bias[layer]))
+        hidden = F.relu(linear(mixed, pointwise_weight[layer], pointwise_bias[layer]))
         x = x + dropout(hidden, dropout_p)
     return x

@@ -1,9 +1,9 @@
 """Global fusion: the pooled video beside each clip, then the gate (paper section 3.3; step 12 of the network)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import linear
 from img_deploy.kernels.pieces import attention_pool, dropout, gate
 
 
@@ -39,5 +39,5 @@ def global_fusion(
     for index, x in enumerate((visual, audio)):
         pooled = attention_pool(x, pool_weight[index], mask)[:, None].expand_as(x)
         hidden = dropout(torch.cat([pooled, x], dim=-1), dropout_p)  # [B, L, 2D]
-        branches.append(F.linear(hidden, proj_weight[index], proj_bias[index]))
+        branches.append(linear(hidden, proj_weight[index], proj_bias[index]))
     return gate(branches[0], branches[1], importance, norm_weight, norm_bias)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import linear
 from img_deploy.kernels.pieces import depthwise_conv, dropout, gate
 
 
@@ -46,5 +47,5 @@ def local_fusion(
             for width, weight in enumerate((conv1_weight, conv3_weight, conv5_weight))
         ]
         hidden = dropout(torch.cat(widths, dim=-1), dropout_p)  # [B, L, 3D]
-        branches.append(F.linear(hidden, proj_weight[index], proj_bias[index]))
+        branches.append(linear(hidden, proj_weight[index], proj_bias[index]))
     return gate(branches[0], branches[1], importance, norm_weight, norm_bias)

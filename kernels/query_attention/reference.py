@@ -1,9 +1,9 @@
 """Context-query attention and query concatenation (paper section 3.2; steps 6 and 7 of the network)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.linear_gradient import linear
 from img_deploy.kernels.pieces import attention_pool, dropout, masked_softmax
 
 
@@ -50,7 +50,7 @@ def query_attention(
     )
     pooled = attention_pool(words, pool_weight, word_mask)  # [B, D]
     pooled = pooled[:, None].expand(-1, clips.shape[1], -1)
-    return F.linear(torch.cat([attended, pooled], dim=-1), concat_weight, concat_bias)
+    return linear(torch.cat([attended, pooled], dim=-1), concat_weight, concat_bias)
 
 
 def context_query_attention(
@@ -73,4 +73,4 @@ def context_query_attention(
     over_clips = masked_softmax(score, clip_mask[:, :, None], dim=1).to(clips.dtype)
     c2q = over_words @ words  # [B, L, D]
     q2c = over_words @ (over_clips.transpose(1, 2) @ clips)  # [B, L, D]
-    return F.linear(torch.cat([clips, c2q, clips * c2q, clips * q2c], dim=-1), attention_weight, attention_bias)
+    return linear(torch.cat([clips, c2q, clips * c2q, clips * q2c], dim=-1), attention_weight, attention_bias)
