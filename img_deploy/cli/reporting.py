@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 from img_deploy.cli.lines import one_line
+from img_deploy.cli.progress_bar import progress_bar
 from img_deploy.errors import ImgDeployError
 from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.encoded import PreparedQuery
@@ -54,7 +55,9 @@ class Reporter(Listener):
     def begin(self, pairs: int, done: int) -> None:
         """So many pairs are to be answered, of which an earlier run has answered some."""
         if self._progress is not None:
-            self._task = self._progress.add_task("answering", total=pairs, completed=done, unit="pairs")
+            self._task = self._progress.add_task(
+                "answering", total=pairs, completed=done, before=done, unit="pairs", note=""
+            )
 
     def settled(self, pairs: float) -> None:
         if self._progress is not None:
@@ -64,7 +67,7 @@ class Reporter(Listener):
         """So many bytes of a GloVe file are read."""
         if self._progress is not None:
             if self._task is None:
-                self._task = self._progress.add_task("reading GloVe", total=size / 1e6, unit="MB")
+                self._task = self._progress.add_task("reading GloVe", total=size / 1e6, unit="MB", note="")
             self._progress.update(self._task, completed=done / 1e6)
 
     def note(self, text: str) -> None:
@@ -92,7 +95,7 @@ class Reporter(Listener):
 
     def __enter__(self) -> "Reporter":
         if self._bar:
-            self._progress, self._task = _progress_bar(), None
+            self._progress, self._task = progress_bar(), None
             self._progress.start()
         return self
 
@@ -102,24 +105,3 @@ class Reporter(Listener):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-
-def _progress_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            text = f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else ""
-            return Text(text, style="progress.data.speed")
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

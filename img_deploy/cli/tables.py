@@ -5,6 +5,9 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import TextIO
 
+LONG = 20
+"""Columns of longer cells are folded where the terminal is narrow; shorter ones (numbers, names) never."""
+
 
 def print_table(
     columns: Mapping[str, Sequence[str]],
@@ -29,17 +32,24 @@ def print_table(
 
 def _framed(columns: Mapping[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     heading = None if title is None else Text(title, style="bold")
-    table = Table(title=heading, box=SIMPLE_HEAD, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    table = Table(title=heading, box=SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    needed = 0
+    for name, cells in columns.items():
+        width = max(map(cell_len, [name, *cells]))
+        needed += min(width, LONG) + 2
+        table.add_column(
+            name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=width <= LONG, min_width=1
+        )
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
-    Console(file=stream, width=shutil.get_terminal_size().columns).print(table)
+    # On a terminal too narrow even so, whole lines wrap rather than numbers.
+    Console(file=stream, width=max(shutil.get_terminal_size().columns, needed)).print(table)
 
 
 def _plain(columns: Mapping[str, Sequence[str]], numbers: Collection[str], title: str | None, stream: TextIO) -> None:

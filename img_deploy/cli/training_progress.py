@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from img_deploy.cli.lines import one_line
+from img_deploy.cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from img_deploy.training.keeper import Progress
@@ -76,7 +77,9 @@ class TrainingBar:
         if self._bar is not None:
             note = f"loss {progress.loss:.2f}  {self._scores}"
             if self._task is None:
-                self._task = self._bar.add_task("training", total=progress.total_steps, unit="steps", note=note)
+                self._task = self._bar.add_task(
+                    "training", total=progress.total_steps, unit="steps", note=note, before=progress.step
+                )
             self._bar.update(self._task, completed=progress.step, note=note)
         elif time.monotonic() - self._told > EVERY:
             self.say(f"step {progress.step} of {progress.total_steps}: loss {progress.loss:.2f}, {rate:.0f} queries/s")
@@ -108,28 +111,6 @@ class TrainingBar:
         if ended or done == total:
             self._bar.remove_task(self._task)
             self._task = None
-
-
-def progress_bar() -> Any:
-    """A rich bar on standard error with count, rate, time left and a free ``note``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "")
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _shown(scores: dict[str, float]) -> str:
