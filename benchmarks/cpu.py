@@ -39,6 +39,7 @@ NOTES = {
     AGAIN: "the same once more: how far a ratio of nothing may be from 1",
     PUBLISHED: "eager PyTorch with packed `nn.GRU` in step 13 and all three predictors, as the published code computes",
     "onnxruntime:cpu": "the exported graphs in ONNX Runtime",
+    "aoti:cpu": "the graphs compiled by AOTInductor",
 }
 TOLERANCE = 3e-5
 """Largest difference of a logit (absolute, float32) with which the published way counts as the same network."""
@@ -103,11 +104,11 @@ def _grounder_feeds(random: np.random.Generator, lengths: Any, words: int, dim: 
     return {**feeds, "clip_mask": mask, "word_mask": np.ones((batch, words), bool)}, mask
 
 
-def lineup_of(bundle: Bundle, network: "IMGNetwork", threads: int | None) -> Lineup:
-    """Eager PyTorch twice, the published way of computing, and ONNX Runtime, all on the CPU."""
+def lineup_of(bundle: Bundle, network: "IMGNetwork", backends: Sequence[str], threads: int | None) -> Lineup:
+    """Eager PyTorch twice, the published way of computing, and other backends, all on the CPU."""
     from img_deploy.benchmarks.published import PublishedBackend
 
-    opened = open_contenders(bundle, [CPU_EAGER, "onnxruntime:cpu"], threads)
+    opened = open_contenders(bundle, [CPU_EAGER, *backends], threads)
     rules = input_rules(bundle)
     eager = opened.contenders[0].engine.choice
     extra = [
@@ -117,9 +118,14 @@ def lineup_of(bundle: Bundle, network: "IMGNetwork", threads: int | None) -> Lin
     return Lineup((opened.contenders[0], *extra, *opened.contenders[1:]), opened.out)
 
 
-def run(work: Path, options: ProfileOptions, tell: Callable[[str], None]) -> tuple[Profile, dict[str, Any]]:
-    """Export into ``work``, check and measure; gives the profile, and what was verified beforehand."""
-    from img_deploy.export.bundle_from_checkpoint import bundle_from_checkpoint
+def run(
+    work: Path, options: ProfileOptions, tell: Callable[[str], None], compiled: bool = False
+) -> tuple[Profile, dict[str, Any]]:
+    """Export into ``work``, check and measure; gives the profile, and what was verified beforehand.
+
+    ``compiled`` has the graphs compiled as well, which takes minutes.
+    """
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 
     where = environment(options.threads)
     checkpoint = full_size_checkpoint()
@@ -127,12 +133,15 @@ def run(work: Path, options: ProfileOptions, tell: Callable[[str], None]) -> tup
     tell("checking the published way of computing")
     checks: dict[str, Any] = {"published_difference": check_published(network)}
     tell("exporting")
-    verification = bundle_from_checkpoint(checkpoint, work / "deploy", tell=tell)
+    targets = ("onnx", "aoti") if compiled else ("onnx",)
+    verification = bundle_from_checkpoint(checkpoint, work / "deploy", ExportOptions(targets=targets), tell)
     checks["export"] = verification.as_dict()
     bundle = Bundle.open(work / "deploy")
-    lineup = lineup_of(bundle, network, options.threads)
-    started = [CPU_EAGER, "onnxruntime:cpu"]
-    return measure_lineup(bundle, lineup, options, where, started, lambda name, _total: tell(name)), checks
+    backends = ["onnxruntime:cpu", *(["aoti:cpu"] if compiled else [])]
+    lineup = lineup_of(bundle, network, backends, options.threads)
+    return measure_lineup(
+        bundle, lineup, options, where, [CPU_EAGER, *backends], lambda name, _total: tell(name)
+    ), checks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,13 +152,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4, 16], help="default 1 4 16")
     parser.add_argument("--clips", type=int, nargs="+", default=[32, 64, 128], help="default 32 64 128")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: each backend's choice)")
+    parser.add_argument("--aoti", action="store_true", help="compile packages and measure them too: takes minutes")
     parser.add_argument("--work", type=Path, default=None, help="keep the exported bundle here (default: temporary)")
     given = parser.parse_args(arguments)
     try:
         grid = Grid(tuple(given.batch_size), tuple(given.clips))
         options = ProfileOptions(grid=grid, effort=Effort(given.seconds), threads=given.threads)
         with _folder(given.work) as work:
-            profile, checks = run(work, options, _tell)
+            profile, checks = run(work, options, _tell, given.aoti)
         _write(given.out, profile, checks, sys.argv[1:] if arguments is None else arguments)
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str
     """
     machine, versions = profile.where["machine"], profile.where["versions"]
     export = checks["export"]["rows"]
-    fused = [row for row in export if row["graph"] == "grounder" and row["backend"].startswith("onnxruntime")]
+    fused = [row for row in export if row["graph"] == "grounder" and row["backend"] in ("onnxruntime", "aoti")]
     lines = [
         "# Speed on a CPU",
         "",
@@ -45,7 +45,7 @@ def results_page(profile: Profile, checks: Mapping[str, Any], notes: Mapping[str
         "quartiles. Latency is from features in memory and a sentence to the moment, for the whole batch; asked is a "
         "further query on videos that are encoded already.",
         "",
-        *(f"- `{name}`: {text}." for name, text in notes.items()),
+        *(f"- `{name}`: {text}." for name, text in notes.items() if name in {case.backend for case in profile.cases}),
         "",
     ]
     for note in profile.notes():
