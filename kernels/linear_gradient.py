@@ -59,8 +59,9 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * weight.shape[0] >= _WORTH_IT
         and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()  # an exported graph must not depend on how large its example is
+        and x.numel() * weight.shape[0] >= _WORTH_IT
         and (x.requires_grad or weight.requires_grad)
         and not torch.is_autocast_enabled("cpu")
         and _onednn()
