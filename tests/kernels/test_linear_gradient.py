@@ -97,3 +97,19 @@ def test_all_else_is_pytorch_s(monkeypatch):
     monkeypatch.setattr(linear_gradient, "_onednn", lambda: False)
     assert not is_fast(linear(*big))
     assert grouped_linear(*(part[None] for part in big)).shape == (1, rows, outputs)
+
+
+def test_a_trace_is_not_told_apart_by_its_sizes():
+    """An export of a full-size network would fail, or fix how many samples it takes."""
+    width = 1024
+    weight, bias = torch.randn(width, width), torch.randn(width)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            return linear(x, weight, bias)
+
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    with torch.no_grad():
+        program = torch.export.export(Layer(), (torch.ones(3, width),), dynamic_shapes=({0: batch},))
+    (size,) = program.range_constraints.values()
+    assert (size.lower, size.upper) == (1, 1 << 20)
