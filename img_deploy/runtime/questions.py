@@ -9,6 +9,7 @@ from img_deploy.annotations import annotation_format, read_queries, read_samples
 from img_deploy.errors import AnnotationError, InputError, QueryError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
+from img_deploy.features.kinds import FeatureKind
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,23 @@ def plan_questions(
     kind = None if file is None else annotation_format(file)
     if kind in ("txt", "jsonl", "activitynet") and queries:
         raise InputError(f"{file}: its queries name their videos, so --query cannot be mixed in; give one of the two")
-    if by_id and (queries or kind in (None, "lines")):
-        raise QueryError(
-            f"queries: got sentences, expected queries with ids: this bundle takes {folder.wanted.text} features, "
-            "which are found by id; give --queries with a *_qid.txt or tvr jsonl file"
-        )
+    if by_id:
+        check_ids(queries, file, folder.wanted.text)
     if kind in (None, "lines"):
         sentences = [*queries, *(read_queries(file) if file is not None else ())]
         return _shared(sentences, chosen if videos else folder.videos())
     if by_id:
         _check_numbering(folder, str(file), kind or "")
     return _own(folder, str(file), set(chosen) if videos else None)
+
+
+def check_ids(queries: Sequence[str], file: str | Path | None, text: FeatureKind | None) -> None:
+    """Raises QueryError for sentences alone, where queries are looked up by their ids among ``text`` features."""
+    if queries or file is None or annotation_format(file) == "lines":
+        raise QueryError(
+            f"queries: got sentences, expected queries with ids: this bundle takes {text} features, "
+            "which are found by id; give --queries with a *_qid.txt or tvr jsonl file"
+        )
 
 
 def _chosen(folder: FeatureFolder, videos: Sequence[str]) -> list[str]:

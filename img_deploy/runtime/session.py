@@ -17,7 +17,7 @@ from img_deploy.runtime.backends.choose import AUTO, choose
 from img_deploy.runtime.bundle import MANIFEST, Bundle, sha256
 from img_deploy.runtime.engine import Engine
 from img_deploy.runtime.inputs import InputRules, input_rules
-from img_deploy.runtime.questions import Plan, plan_questions
+from img_deploy.runtime.questions import Plan, check_ids, plan_questions
 from img_deploy.runtime.results import Answer, RowKey
 from img_deploy.text.glove import Progress, check_glove
 from img_deploy.text.tokens import tokenize
@@ -117,6 +117,8 @@ def open_session(request: Request, glove_progress: Progress | None = None) -> Se
         raise InputError(f"{request.text_features}: this bundle takes sentences; drop --text-features")
     if rules.vocabulary is None and request.glove is not None:
         raise InputError(f"{request.glove}: this bundle takes {rules.text} features, not words; drop --glove")
+    if rules.vocabulary is None:
+        check_ids(request.queries, request.queries_file, rules.text)  # says more than that their features are missing
     if request.glove is not None:
         check_glove(request.glove)  # also where it turns out not to be needed
     folder = open_folder(
