@@ -13,7 +13,7 @@ from torch import Tensor
 
 from img_deploy.benchmarks.published import PackedMultiScale
 from img_deploy.benchmarks.timing import Stopwatch
-from img_deploy.kernels import pieces
+from img_deploy.kernels import linear_gradient, pieces
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import Batch
@@ -77,7 +77,7 @@ class BareStep:
 
 
 def published_step(network: IMGNetwork, config: TrainConfig, batches: StepBatches) -> BareStep:
-    """The step with packed ``nn.GRU``, PyTorch's own depthwise convolution and dropout, and AdamW tensor by tensor.
+    """The step with packed ``nn.GRU``, PyTorch's own layers and random numbers, and AdamW tensor by tensor.
 
     ``network`` is changed: its step 13 becomes :class:`~img_deploy.benchmarks.published.PackedMultiScale`.
     """
@@ -89,13 +89,14 @@ def published_step(network: IMGNetwork, config: TrainConfig, batches: StepBatche
 
 @contextmanager
 def plain_pieces() -> Iterator[None]:
-    """PyTorch's own depthwise convolution and random numbers instead of this project's for the CPU."""
-    kept = pieces.DepthwiseFunction, pieces._draw_int16
+    """PyTorch's own linear layers, depthwise convolution and random numbers instead of this project's for the CPU."""
+    kept = pieces.DepthwiseFunction, pieces._draw_int16, linear_gradient._onednn
     pieces.DepthwiseFunction, pieces._draw_int16 = _PlainDepthwise, _plain_draw  # type: ignore[assignment, misc]
+    linear_gradient._onednn = _never  # type: ignore[assignment]
     try:
         yield
     finally:
-        pieces.DepthwiseFunction, pieces._draw_int16 = kept  # type: ignore[misc]
+        pieces.DepthwiseFunction, pieces._draw_int16, linear_gradient._onednn = kept  # type: ignore[misc]
 
 
 class _PlainDepthwise:
@@ -103,6 +104,10 @@ class _PlainDepthwise:
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         width, groups = weight.shape[-1], weight.shape[0]
         return F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=width // 2, groups=groups).transpose(1, 2)
+
+
+def _never() -> bool:
+    return False
 
 
 def _plain_draw(count: int) -> Tensor:

@@ -49,7 +49,7 @@ def profile_operators(work: Callable[[], object], repeats: int = 1) -> OperatorP
         time[kind] = time.get(kind, 0.0) + event.self_cpu_time_total
         count[kind] = count.get(kind, 0) + event.count
         slowest[event.key] = slowest.get(event.key, 0.0) + event.self_cpu_time_total
-        calls += event.count if event.key.startswith("aten::") else 0
+        calls += event.count if event.key.startswith(("aten::", "mkldnn::")) else 0
     whole = sum(time.values()) or 1.0
     ordered = sorted(time, key=lambda kind: -time[kind])
     top = sorted(slowest, key=lambda name: -slowest[name])[:8]
@@ -69,6 +69,8 @@ def kind_of(name: str) -> str:
     """
     if "Optimizer" in name or "adamw" in name:
         return "update of the weights"
+    if name.startswith("mkldnn::_linear"):
+        return "matrix products"
     if not name.startswith("aten::"):
         return AUTOGRAD
     bare = name.removeprefix("aten::").lstrip("_").removeprefix("native_")

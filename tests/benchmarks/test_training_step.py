@@ -21,6 +21,7 @@ from img_deploy.benchmarks.training_page import training_page
         ("aten::copy_", "copies and new tensors"),
         ("aten::random_", "random numbers"),
         ("aten::tanh_", OTHER),
+        ("mkldnn::_linear_pointwise", "matrix products"),
         ("MulBackward0", AUTOGRAD),
     ],
 )
