@@ -32,7 +32,7 @@ class ProfileOptions:
 
     backends: tuple[str, ...] = ()
     """Empty: all that work here."""
-    grid: Grid = field(default_factory=Grid)
+    grid: Grid = field(default_factory=lambda: Grid(shorten=True))
     effort: Effort = field(default_factory=Effort)
     threads: int | None = None
     features: Path | None = None
