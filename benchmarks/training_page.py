@@ -40,9 +40,10 @@ def training_page(result: dict[str, Any]) -> str:
         "## Step by step, beside the published way",
         "",
         "Single steps without Lightning, in turns (A B, B A, ...), both from the same weights; their losses were equal "
-        "before the timing. *Published way*: packed `nn.GRU`, PyTorch's own linear layers, depthwise convolution and random numbers, AdamW tensor by "
-        "tensor; all else is this project's, so it is no measurement of the paper's code. The ratio is the median over "
-        "rounds of its time over ours in the same round, in brackets its quartiles.",
+        "before the timing. *Published way*: packed `nn.GRU`, PyTorch's own linear layers, depthwise convolution and "
+        "random numbers, AdamW tensor by tensor; all else is this project's, so it is no measurement of the paper's "
+        "code. The ratio is the median over rounds of its time over ours in the same round, in brackets its "
+        "quartiles.",
         "",
         *framed(
             "shape | version | p50 ms | load | forward | backward | update | loading, share | operator calls | ratio",
