@@ -87,6 +87,8 @@ def test_claims_are_judged_by_what_was_measured(places):
     rows = {line.split(" | ")[0].strip("| "): line for line in tables.claims(Results.read(places))}
     assert "97.0 (96.0 to 98.0) | 98.0, 96.0 | met (2 of 3 seeds)" in rows["fused head, R@1 at IoU 0.5"]
     assert "47.0 (46.0 to 48.0)" in rows["look-alike actions: fused above visual head"]
+    fall = next(line for name, line in rows.items() if name.startswith("importance: fall"))
+    assert fall.endswith("not run |")
     gain = next(line for name, line in rows.items() if name.startswith("where sight can answer: visual head"))
     assert "7.0 (one seed) | 7.0 | met (1 of 3 seeds)" in gain  # seed 2 alone has both: 95 with, 88 without
 
