@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    _open_closed_streams()
+    _prepare_streams()
     try:
         code = app(args=arguments or ["--help"], prog_name="img-deploy", standalone_mode=False)
         sys.stdout.flush()
@@ -109,11 +109,14 @@ def _run(arguments: list[str]) -> int:
         return _failed(f"{error.format_message()} (see `{_path(error)} --help`)", getattr(error, "exit_code", 2))
 
 
-def _open_closed_streams() -> None:
-    """Standard output and error that the caller has closed (``>&-``) lead nowhere instead of to an AttributeError."""
+def _prepare_streams() -> None:
+    """Let standard output and error take any text, also where they are closed (``>&-``) or of an old encoding."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _path(error: Exception) -> str:

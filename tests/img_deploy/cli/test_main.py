@@ -1,5 +1,6 @@
 """The command line itself: help, version, and how a command ends."""
 
+import io
 import os
 import subprocess
 import sys
@@ -134,6 +135,15 @@ def test_a_closed_stream_leads_nowhere(run_cli, monkeypatch, name):
     """`img-deploy infer ... >&-` (a service without a terminal) would end in an AttributeError."""
     monkeypatch.setattr(sys, name, None)
     assert run_cli("inspect", "no such file").code == 2
+
+
+def test_an_old_encoding_takes_any_text(run_cli, monkeypatch):
+    """A query in Japanese, on a machine whose locale is C, would end in a traceback."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run_cli("--version").code == 0
+    print("日本", file=stream, flush=True)
+    assert stream.buffer.getvalue().endswith(b"\\u65e5\\u672c\n")
 
 
 def test_each_command_offers_what_main_needs():
