@@ -45,7 +45,8 @@ def markdown(verification: Verification) -> str:
 
 def _reason(row: Row) -> str:
     budget = BUDGETS[row.precision]
-    reason = f"{row.backend} {row.precision} {row.graph}: off by {row.largest:.1e}, expected at most {budget.largest:g}"
+    allowed = budget.largest if row.allowed is None else row.allowed
+    reason = f"{row.backend} {row.precision} {row.graph}: off by {row.largest:.1e}, expected at most {allowed:.3g}"
     if row.agreement is not None and row.agreement < budget.agreement:
         reason += f", same span in {row.agreement:.1%} of samples, expected {budget.agreement:.0%}"
     if row.iou is not None and row.iou < budget.iou:

@@ -9,7 +9,7 @@ from img_deploy.errors import AnnotationError, BackendError, FeatureError, Input
 from img_deploy.export import verify
 from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 from img_deploy.export.samples import LENGTHS, WORDS, drawn_samples, folder_samples
-from img_deploy.export.verify import Budget, Verification, compare, in_run_order, results
+from img_deploy.export.verify import FULL_SCALE, Budget, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.torch_eager import TorchBackend
 from img_deploy.runtime.bundle import Bundle
@@ -90,6 +90,19 @@ def test_a_moved_span_is_counted(network, samples, reference):
     assert 0 < row.agreement < 1
     assert row.iou < 1
     assert row.largest == pytest.approx(3, abs=1e-3)
+
+
+def test_large_outputs_are_held_in_proportion(network, samples):
+    """A network with logits in the hundreds, whose last digits no float32 program shares, could never be exported."""
+    loud = results(Off(network, "grounder", "saliency", lambda values: 1000 * values), samples, batch_size=1)
+    peak = max(np.abs(one.outputs["grounder"]["saliency"]).max() for one in loud if "grounder" in one.outputs)
+    assert peak > 10 * FULL_SCALE
+    allowed = 1e-4 * peak / FULL_SCALE
+    for share, passes in ((0.8, True), (1.2, False)):
+        off = Off(network, "grounder", "saliency", lambda values, by=share * allowed: 1000 * values + np.float32(by))
+        row = next(row for row in compare(off, samples, loud, SIZES, (1,)) if row.graph == "grounder")
+        assert row.allowed == pytest.approx(allowed)
+        assert row.passed is passes
 
 
 def test_not_a_number_does_not_pass(network, samples, reference):
