@@ -31,9 +31,9 @@ def training_page(result: dict[str, Any]) -> str:
         "",
         "## The loop of `img-deploy train`",
         "",
-        "From step to step: loading, Lightning and logs included, evaluations not. *By CPU time*: what one thread on a "
-        "core of its own would reach; by the clock the step also waits for the other programs. Samples/s are of the "
-        "median step.",
+        "From step to step: loading, Lightning and logs included, evaluations not. *By CPU time*: all "
+        "threads added up, as if on one core of their own; by the clock the step also waits for other programs. "
+        "Samples/s are of the median step.",
         "",
         *framed(LOOP_HEAD, [_loop_row(case) for case in cases]),
         "",
