@@ -32,6 +32,19 @@ class Off:
         return out
 
 
+class DoublyOff:
+    """The eager network with two outputs of the grounder moved."""
+
+    name, device, precision = "off", "cpu", "fp32"
+
+    def __init__(self, network, *changes):
+        self._eager, self._changes = TorchBackend(network), changes
+
+    def run(self, graph, feeds):
+        out = self._eager.run(graph, feeds)
+        return {**out, **{name: change(out[name]) for name, change in self._changes}} if graph == "grounder" else out
+
+
 @pytest.fixture(scope="module")
 def network(checkpoints):
     return checkpoints["tiny_vlm"].network()
@@ -103,6 +116,10 @@ def test_large_outputs_are_held_in_proportion(network, samples):
         row = next(row for row in compare(off, samples, loud, SIZES, (1,)) if row.graph == "grounder")
         assert row.allowed == pytest.approx(allowed)
         assert row.passed is passes
+    quiet = DoublyOff(network, ("saliency", lambda values: 1000 * values), ("importance", shifted(3e-4)))
+    row = next(row for row in compare(quiet, samples, loud, SIZES, (1,)) if row.graph == "grounder")
+    assert not row.passed  # a loud output is no excuse for another
+    assert row.allowed == 1e-4
 
 
 def test_not_a_number_does_not_pass(network, samples, reference):
