@@ -23,9 +23,8 @@ from img_deploy.benchmarks.on_gpu.plan import STEPS, Stage, carry_out, failures,
 from img_deploy.benchmarks.on_gpu.roofline import position
 from img_deploy.benchmarks.on_gpu.store import Document, Store, entries
 from img_deploy.errors import ImgDeployError, InputError
+from img_deploy.hardware import cuda_devices, gpus
 from img_deploy.kernels.dispatch import OP_NAMES
-from img_deploy.runtime.backends.machine import cuda_devices
-from img_deploy.runtime.hardware import gpus
 
 COMMAND = "python -m img_deploy.benchmarks.gpu"
 SECONDS = 420.0

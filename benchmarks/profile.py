@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.benchmarks.contenders import STAGES, Lineup, open_contenders
-from img_deploy.benchmarks.environment import Neighbours, environment, headline
+from img_deploy.benchmarks.environment import environment, headline
 from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
 from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
 from img_deploy.benchmarks.timing import Effort, Ratio, Summary
 from img_deploy.benchmarks.workload import Drawn, FromFolder, Workload
 from img_deploy.errors import InputError
+from img_deploy.hardware import OtherPrograms
 from img_deploy.runtime.bundle import Bundle
 
 SCHEMA = 1
@@ -173,7 +174,7 @@ def measure_lineup(
 
     Raises as :func:`run_profile`.
     """
-    neighbours = Neighbours()
+    neighbours = OtherPrograms()
     try:
         workload = _workload(options, lineup.contenders[0].engine.rules)
         grid = options.grid.fitted(bundle.manifest.limits, workload.longest())

@@ -15,11 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from img_deploy.benchmarks.environment import Neighbours, environment
+from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.profile import write_json
 from img_deploy.benchmarks.timing import Effort, interleaved, paired_ratio, summarize
 from img_deploy.benchmarks.training_page import training_page
 from img_deploy.errors import ImgDeployError, InputError, VerificationError
+from img_deploy.hardware import OtherPrograms
 
 COMMAND = "python -m img_deploy.benchmarks.training_step"
 OURS, PUBLISHED = "this project", "published way"
@@ -56,7 +57,7 @@ def measure(shape: Shape, work: Path, effort: Effort, loop_steps: int, threads: 
     keep_freed_memory()
     torch.set_num_threads(threads)
     config, batches, new = _material(shape, work, threads)
-    neighbours = Neighbours()
+    neighbours = OtherPrograms()
     runs = {OURS: _step(new(), config, batches, False), PUBLISHED: _step(new(), config, batches, True)}
     check_same(runs, shape)
     times = interleaved(runs, batches.epoch_steps, effort)

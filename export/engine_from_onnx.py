@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from img_deploy.errors import BackendError
+from img_deploy.errors import BackendError, one_line
 from img_deploy.export.engine_log import BuildLog, progress_monitor
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.tensorrt_graph import PluginNode, TensorRTGraph
@@ -88,7 +88,7 @@ def _builder(trt: Any, log: BuildLog) -> Any:
     try:
         return trt.Builder(log.logger)
     except (TypeError, RuntimeError) as error:  # what the bindings raise where no GPU or driver answers
-        reason = log.why() or " ".join(str(error).split())[:200]
+        reason = log.why() or one_line(error, 200)
         raise BackendError(
             f"TensorRT {trt.__version__} does not start here ({reason}); check the driver with `nvidia-smi`"
         ) from None

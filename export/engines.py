@@ -18,10 +18,11 @@ from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.report import REPORT, markdown
 from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, tensorrt_graph
 from img_deploy.export.verify import Verification
+from img_deploy.files import sha256
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
 from img_deploy.runtime.backends.trt_engine import tensorrt_module, this_machine
 from img_deploy.runtime.backends.trt_shapes import profiles
-from img_deploy.runtime.bundle import Bundle, sha256, write_manifest
+from img_deploy.runtime.bundle import Bundle, write_manifest
 from img_deploy.runtime.engine_files import ENGINES, EngineRecord, TrtMachine, engine_files
 
 KEPT = "the bundle is whole and answers with `--backend onnxruntime`"

@@ -5,6 +5,22 @@ A message names what was wrong, what was received, what was expected and what to
 """
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    """Text that keeps to its line and moves no cursor: line breaks and control characters become single spaces.
+
+    Args:
+        text: also an error, whose message it is then, or the name of its class where it has none.
+        most: characters that are kept.
+
+    >>> one_line("a.npy: got\\n  two lines")
+    'a.npy: got two lines'
+    >>> one_line(KeyError())
+    'KeyError'
+    """
+    words = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
+    return (words or (type(text).__name__ if isinstance(text, BaseException) else ""))[:most]
+
+
 class ImgDeployError(Exception):
     """The command could not be done (exit code 1)."""
 

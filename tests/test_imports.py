@@ -9,23 +9,26 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIGHT = ("features", "text")
+GROUND = {"img_deploy.errors", "img_deploy.files", "img_deploy.hardware"}
 ALLOWED = {
     "kernels": {"kernels"},
     "img_deploy.errors": set(),
-    "img_deploy.features": {"img_deploy.features", "img_deploy.errors"},
-    "img_deploy.text": {"img_deploy.text", "img_deploy.errors"},
-    "img_deploy.annotations": {"img_deploy.errors", "img_deploy.annotation_files", "img_deploy.features"},
-    "img_deploy.annotation_files": {"img_deploy.errors"},
-    "img_deploy.model": {"kernels", "img_deploy.model", "img_deploy.errors", "img_deploy.features", "img_deploy.text"},
+    "img_deploy.files": set(),
+    "img_deploy.hardware": set(),
+    "img_deploy.features": {"img_deploy.features", *GROUND},
+    "img_deploy.text": {"img_deploy.text", *GROUND},
+    "img_deploy.annotations": {"img_deploy.annotation_files", "img_deploy.features", *GROUND},
+    "img_deploy.annotation_files": GROUND,
+    "img_deploy.model": {"kernels", "img_deploy.model", "img_deploy.features", "img_deploy.text", *GROUND},
     "img_deploy.runtime": {
         "kernels",
         "img_deploy.model",
         "img_deploy.runtime",
-        "img_deploy.errors",
         "img_deploy.features",
         "img_deploy.text",
         "img_deploy.annotations",
         "img_deploy.annotation_files",
+        *GROUND,
     },
     "export": {"kernels", "export", "img_deploy"},
     "training": {"kernels", "training", "img_deploy", "export"},

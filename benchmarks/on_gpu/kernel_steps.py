@@ -20,6 +20,7 @@ from img_deploy.benchmarks.on_gpu.kernel_inputs import (
     kernel_of,
     reference_of,
 )
+from img_deploy.errors import one_line
 from img_deploy.kernels.checking import in_float64, largest_difference, poisoned_outputs, share_of_tolerance
 from img_deploy.kernels.tolerance import Tolerance
 
@@ -121,7 +122,7 @@ def time_kernel(case: KernelCase, device: Device) -> dict[str, Any]:
         try:
             record["eager"] = device.graphed(_calls(reference, inputs), SECONDS)
         except RuntimeError as error:
-            record |= {"eager": None, "notes": [f"the reference could not be captured ({_line(error)})"]}
+            record |= {"eager": None, "notes": [f"the reference could not be captured ({one_line(error, 200)})"]}
         record["eager_launched"] = device.launched(_calls(reference, inputs), SECONDS)
     return record
 
@@ -159,4 +160,4 @@ def _work(case: KernelCase, sizes: Sizes, given: Sequence[Any], out: Any) -> dic
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return one_line(error, 160)

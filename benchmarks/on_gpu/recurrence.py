@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from img_deploy.benchmarks.on_gpu.device import Device, Figures
 from img_deploy.benchmarks.on_gpu.kernel_inputs import DTYPES, FULL, TINY, KernelCase, arguments
 from img_deploy.benchmarks.on_gpu.recurrence_figures import CUDA
+from img_deploy.errors import one_line
 from img_deploy.kernels.bigru.cuda_recurrence import gru_recurrence_cuda
 from img_deploy.kernels.bigru.kernel import bigru, gru_recurrence, input_gates
 from img_deploy.kernels.bigru.reference import bigru as reference
@@ -58,7 +59,7 @@ def _checked(run: Callable[[], Tensor], expected: Tensor, tolerance: Any, device
         with poisoned_outputs():
             share = share_of_tolerance(run(), expected, tolerance)
     except (RuntimeError, ValueError, OSError) as error:  # no nvcc, no driver, or a CPU
-        return {"share": None, "ms": None, "why": " ".join(str(error).split())[:160]}
+        return {"share": None, "ms": None, "why": one_line(error, 160)}
     if not share <= 1:
         return {"share": share, "ms": None, "why": f"failed its check: {share:.3g} times its tolerance"}
     return {"share": share, "ms": device.graphed([run] * 8, SECONDS), "why": None}

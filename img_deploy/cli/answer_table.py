@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
-from img_deploy.cli.lines import one_line
 from img_deploy.cli.tables import print_table
+from img_deploy.errors import one_line
 from img_deploy.runtime.results import Answer, Moment, RowKey
 
 TERMINAL_ROWS = 50

@@ -91,18 +91,22 @@ def _print(report: "MachineReport", problem: str | None) -> None:
 
 
 def _facts(report: "MachineReport") -> list[tuple[str, str]]:
-    flags = UNREADABLE if report.cpu_flags is None else " ".join(report.cpu_flags) or "none of those that matter"
+    flags = (
+        UNREADABLE
+        if report.hardware.cpu_flags is None
+        else " ".join(report.hardware.cpu_flags) or "none of those that matter"
+    )
     facts = [
         ("Python", report.python),
-        ("platform", report.platform),
-        ("CPU", f"{report.cpu}, {report.cpus} usable cores"),
+        ("platform", report.hardware.platform),
+        ("CPU", f"{report.hardware.cpu}, {report.hardware.cpus} usable cores"),
         ("CPU features", flags),
-        ("memory", UNREADABLE if report.memory_gib is None else f"{report.memory_gib:.1f} GiB"),
+        ("memory", UNREADABLE if report.hardware.memory_gib is None else f"{report.hardware.memory_gib:.1f} GiB"),
     ]
-    for gpu in report.gpus:
+    for gpu in report.hardware.gpus:
         memory = "" if gpu.memory_gib is None else f", {gpu.memory_gib:.0f} GiB"
         facts.append(("GPU", f"{gpu.name}{memory}, compute capability {gpu.compute_capability or 'unknown'}"))
-    driver = next((gpu.driver for gpu in report.gpus if gpu.driver), None)
-    facts += [("GPU driver", driver or UNREADABLE)] if report.gpus else [("GPU", "no NVIDIA GPU")]
+    driver = next((gpu.driver for gpu in report.hardware.gpus if gpu.driver), None)
+    facts += [("GPU driver", driver or UNREADABLE)] if report.hardware.gpus else [("GPU", "no NVIDIA GPU")]
     facts += [(name, version or "not installed") for name, version in report.packages.items()]
     return [*facts, ("ORT providers", ", ".join(report.providers) or "none")]

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from img_deploy.cli.lines import one_line
-from img_deploy.errors import ImgDeployError
+from img_deploy.errors import ImgDeployError, one_line
 
 COMMANDS = ("import", "export", "infer", "inspect", "profile", "doctor", "train", "evaluate", "synth")
 """Each is ``img_deploy.cli.<name>_command``, which offers ``register(app)``."""

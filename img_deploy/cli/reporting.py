@@ -4,9 +4,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from img_deploy.cli.lines import one_line
 from img_deploy.cli.progress_bar import progress_bar
-from img_deploy.errors import ImgDeployError
+from img_deploy.errors import ImgDeployError, one_line
 from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.encoded import PreparedQuery
 

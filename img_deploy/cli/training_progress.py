@@ -5,8 +5,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from img_deploy.cli.lines import one_line
 from img_deploy.cli.progress_bar import progress_bar
+from img_deploy.errors import one_line
 
 if TYPE_CHECKING:
     from img_deploy.training.keeper import Progress

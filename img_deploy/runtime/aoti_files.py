@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import BackendError, BundleError
+from img_deploy.hardware import hardware
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.hardware import cpu_name
 
 FOLDER = "aoti"
 RECORD = "packages.json"
@@ -114,7 +114,7 @@ def this_machine(device: str) -> AotiMachine:
     except PackageNotFoundError:
         torch_version = "none"
     if device == "cpu":
-        return AotiMachine(device, system, torch_version, cpu_name(), _cpu_features())
+        return AotiMachine(device, system, torch_version, hardware().cpu, _cpu_features())
     import torch
 
     major, minor = torch.cuda.get_device_capability()

@@ -3,10 +3,8 @@
 Needs neither torch nor ONNX.
 """
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from img_deploy.errors import BundleError, ConfigError
+from img_deploy.files import replacing_folder, sha256, write_text
 from img_deploy.model.config import ModelConfig
-from img_deploy.runtime.exchange import exchange
 
 if TYPE_CHECKING:
     from img_deploy.text.vocabulary import Vocabulary
@@ -175,57 +173,26 @@ def check_inside(name: str, path: Path) -> None:
         raise BundleError(f"{path}: {name!r} is a symbolic link; copy the bundle with its files")
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Hash every file below ``folder`` into the manifest and write it (atomically)."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest.files = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block ends well, and vanishes otherwise.
-
-    The two change names in one step: a killed program leaves the old bundle whole, or the new one (and perhaps the
-    temporary folder, ``.<name>.<pid>.tmp``). Where the file system cannot swap folders, the old bundle is called
-    ``.<name>.<pid>.old`` for a moment.
+    """A temporary folder that takes the place of a bundle when the block ends well (:func:`replacing_folder`).
 
     Raises:
         BundleError: ``folder`` holds something that is not a bundle, or cannot be written.
     """
-    folder = Path(os.path.abspath(folder))
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise BundleError(f"{folder}: exists and is no folder; choose another --out")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise BundleError(f"{folder}: exists and is no folder; choose another --out")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
             raise BundleError(f"{folder}: holds files but no bundle, and would be replaced; choose another --out")
-        temporary.mkdir(parents=True)
-        yield temporary
-        _put_in_place(temporary, folder)
+        with replacing_folder(folder) as temporary:
+            yield temporary
     except OSError as error:
         raise BundleError(f"{folder}: cannot write the bundle ({error.strerror}); choose another --out") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """``temporary`` becomes ``folder``; what was there becomes ``temporary``."""
-    if not folder.exists():
-        os.rename(temporary, folder)
-    elif not exchange(temporary, folder):
-        old = temporary.with_suffix(".old")
-        os.rename(folder, old)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            os.rename(old, folder)
-            raise
-        os.rename(old, temporary)

@@ -1,6 +1,5 @@
 """What this machine has for the backends, as facts: hardware, packages, and the choice of ``auto``."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
@@ -8,34 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from img_deploy.errors import BackendError
+from img_deploy.hardware import Gpu, Hardware, cuda_devices, hardware, package_versions, version_of
 from img_deploy.runtime.backends.choose import choose, survey
-from img_deploy.runtime.backends.machine import cuda_devices, usable_cpus
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.hardware import Gpu, cpu_flags, cpu_name, gpus, memory_gib
-
-PACKAGES = (
-    "img-deploy",
-    "torch",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "triton",
-    "numpy",
-)
-"""Distributions whose versions are told."""
 
 ORT_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 """All of them install the same folder ``onnxruntime``, each over the other."""
-
-TENSORRT_DISTRIBUTIONS = (
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-cu12-bindings",
-    "tensorrt-cu13-bindings",
-)
 
 
 @dataclass(frozen=True)
@@ -52,17 +29,10 @@ class BackendFact:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """Everything that ``img-deploy doctor`` tells. Sizes in GiB."""
+    """Everything that ``img-deploy doctor`` tells."""
 
     python: str
-    platform: str
-    cpu: str
-    cpus: int
-    """CPUs that this process may use."""
-    cpu_flags: tuple[str, ...] | None
-    """The known ones of ``hardware.CPU_FLAGS``; None where they cannot be read."""
-    memory_gib: float | None
-    gpus: tuple[Gpu, ...]
+    hardware: Hardware
     packages: Mapping[str, str | None]
     """Distribution -> version, None where it is not installed."""
     providers: tuple[str, ...]
@@ -74,8 +44,9 @@ class MachineReport:
     warnings: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """Plain values, ready for JSON; what is known of the hardware stands beside the rest."""
+        values = asdict(self)
+        return values.pop("hardware") | values
 
 
 def machine_report(bundle: Bundle | None = None) -> MachineReport:
@@ -84,36 +55,16 @@ def machine_report(bundle: Bundle | None = None) -> MachineReport:
     Raises:
         BundleError: a file of the bundle is missing, damaged or tampered with.
     """
-    packages, found, providers = package_versions(), gpus(), ort_providers()
+    packages, found, providers = package_versions(), hardware(), ort_providers()
     return MachineReport(
         python=platform.python_version(),
-        platform=platform.platform(terse=True) + f" {platform.machine()}",
-        cpu=cpu_name(),
-        cpus=usable_cpus(),
-        cpu_flags=cpu_flags(),
-        memory_gib=memory_gib(),
-        gpus=found,
+        hardware=found,
         packages=packages,
         providers=providers,
         bundle=None if bundle is None else str(bundle.folder),
         backends=backend_facts(bundle),
-        warnings=tuple(_warnings(packages, found, providers)),
+        warnings=tuple(_warnings(packages, found.gpus, providers)),
     )
-
-
-def version_of(distribution: str) -> str | None:
-    """Installed version of a distribution, None without it."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def package_versions() -> dict[str, str | None]:
-    """Versions of :data:`PACKAGES`; TensorRT under whichever name it is installed, None where not installed."""
-    versions = {name: version_of(name) for name in PACKAGES}
-    versions["tensorrt"] = next((found for name in TENSORRT_DISTRIBUTIONS if (found := version_of(name))), None)
-    return versions
 
 
 def ort_distributions() -> list[str]:

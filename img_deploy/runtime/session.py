@@ -12,9 +12,10 @@ from img_deploy.annotations import read_durations
 from img_deploy.errors import InputError, QueryError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.ids import by_video
+from img_deploy.files import sha256
 from img_deploy.runtime.asking import AskOptions, Listener, ask
 from img_deploy.runtime.backends.choose import AUTO, choose
-from img_deploy.runtime.bundle import MANIFEST, Bundle, sha256
+from img_deploy.runtime.bundle import MANIFEST, Bundle
 from img_deploy.runtime.engine import Engine
 from img_deploy.runtime.inputs import InputRules, input_rules
 from img_deploy.runtime.questions import Plan, check_ids, plan_questions

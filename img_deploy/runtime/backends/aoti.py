@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import BackendError
+from img_deploy.hardware import cuda_devices
 from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.model.graphs import GraphSpec, graph_specs
 from img_deploy.runtime.aoti_files import HOW_TO_BUILD, AotiPackages, packages_in, this_machine
 from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.buckets import sizes_of
-from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.bundle import Bundle
 
 if TYPE_CHECKING:

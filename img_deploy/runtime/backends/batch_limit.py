@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from img_deploy.errors import BackendError
+from img_deploy.errors import BackendError, one_line
 
 Part = TypeVar("Part")
 
@@ -70,5 +70,5 @@ def watched() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(" ".join(str(error).split())[:120]) from None
+            raise OutOfMemory(one_line(error, 120)) from None
         raise

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from img_deploy.errors import BackendError
+from img_deploy.errors import BackendError, one_line
+from img_deploy.hardware import cuda_devices, usable_cpus
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.base import Feeds, Outputs
-from img_deploy.runtime.backends.machine import cuda_devices, usable_cpus
 from img_deploy.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class OrtBackend:
         try:
             return dict(zip(names, session.run(names, inputs), strict=True))
         except Exception as error:  # its errors have no common class of their own
-            raise BackendError(f"backend onnxruntime: {graph} failed ({_line(error)})") from None
+            raise BackendError(f"backend onnxruntime: {graph} failed ({one_line(error, 200)})") from None
 
     def session(self, graph: str) -> "onnxruntime.InferenceSession":
         """The session of a graph, made once. Raises BackendError, BundleError."""
@@ -106,7 +106,7 @@ class OrtBackend:
         try:
             session = onnxruntime.InferenceSession(str(path), self._options, providers=providers)
         except Exception as error:  # its errors have no common class of their own
-            raise BackendError(f"backend onnxruntime: {path} does not load ({_line(error)})") from None
+            raise BackendError(f"backend onnxruntime: {path} does not load ({one_line(error, 200)})") from None
         if wanted not in session.get_providers():
             raise BackendError(f"backend onnxruntime: {wanted} does not start here, though it is installed")
         return session
@@ -132,7 +132,3 @@ class OrtBackend:
         with self._lock:
             self._closed = True
             self._sessions.clear()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img_deploy.errors import BackendError
+from img_deploy.errors import BackendError, one_line
 from img_deploy.model.graphs import GraphSpec, graph_specs
 from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of, sizes_of
 from img_deploy.runtime.backends.graph_cache import GraphCache
-from img_deploy.runtime.backends.ort import _DTYPES, OrtBackend, _line
+from img_deploy.runtime.backends.ort import _DTYPES, OrtBackend
 from img_deploy.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class OrtGpuBackend(OrtBackend):
             raise
         except Exception as error:  # its errors have no common class of their own
             if not self._graphs[spec.name]:
-                raise BackendError(f"backend {self.name}: {spec.name} failed ({_line(error)})") from None
+                raise BackendError(f"backend {self.name}: {spec.name} failed ({one_line(error, 200)})") from None
             self._without_graphs(spec.name, error)
             return self._part(spec, feeds, rows, sizes)
         cut = {name: tuple(slice(size) for size in shape_of(outputs[name], sizes)) for name in padded}
@@ -148,7 +148,7 @@ class OrtGpuBackend(OrtBackend):
 
     def _note(self, graph: str, error: Exception) -> None:
         self._graphs[graph] = False
-        self._notes[f"{graph}: no CUDA graph"] = _line(error)
+        self._notes[f"{graph}: no CUDA graph"] = one_line(error, 200)
 
     def close(self) -> None:
         super().close()

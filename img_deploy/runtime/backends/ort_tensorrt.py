@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from img_deploy.hardware import cuda_devices
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends import ort
-from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.backends.ort_gpu import CUDA, MOST_SAMPLES, OrtGpuBackend
 from img_deploy.runtime.backends.trt_shapes import shape_range
 from img_deploy.runtime.bundle import Bundle

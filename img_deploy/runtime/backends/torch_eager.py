@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img_deploy.errors import BackendError, BundleError, CheckpointError
+from img_deploy.errors import BackendError, BundleError, CheckpointError, one_line
+from img_deploy.hardware import cuda_devices
 from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.backends.base import Feeds, Outputs
-from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.bundle import WEIGHTS, Bundle
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TorchBackend:
             try:
                 outputs = self._network.graphs[graph](*inputs)
             except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 raise BackendError(f"backend torch: {graph} failed ({reason})") from None
             return {tensor.name: value.cpu().numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from img_deploy.errors import BackendError, ImgDeployError
+from img_deploy.errors import BackendError, ImgDeployError, one_line
+from img_deploy.hardware import cuda_devices
 from img_deploy.model.graphs import GraphSpec, graph_specs
 from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.batch_limit import BatchLimit, OutOfMemory
 from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of, sizes_of
 from img_deploy.runtime.backends.graph_cache import GraphCache
-from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.bundle import WEIGHTS, Bundle
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class TritonBackend:
             except (ImgDeployError, OutOfMemory):
                 raise
             except Exception as error:  # the compiler's errors and CUDA's have no common class
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error, 200)
                 raise BackendError(f"backend triton: {graph} failed ({reason})") from None
 
     def run_smallest(self) -> None:

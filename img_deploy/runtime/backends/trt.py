@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from threading import Lock
 
 from img_deploy.errors import BackendError
+from img_deploy.hardware import cuda_devices
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
 from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.cuda_stream import CudaStream
-from img_deploy.runtime.backends.machine import cuda_devices
 from img_deploy.runtime.backends.trt_engine import OpenEngine, open_engine, tensorrt_module, this_machine
 from img_deploy.runtime.backends.trt_lane import Lane, Stream
 from img_deploy.runtime.bundle import Bundle

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from img_deploy.errors import BackendError, BundleError
+from img_deploy.errors import BackendError, BundleError, one_line
 from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.engine_files import EngineFile, EngineRecord, TrtMachine, version_numbers
@@ -32,7 +32,7 @@ def tensorrt_module() -> Any:
         trt = import_module("tensorrt")
         version = trt.__version__
     except (ImportError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise BackendError(
             f"tensorrt: does not load ({reason}); pip install 'img-deploy[gpu]' on a machine with an NVIDIA GPU"
         ) from None
@@ -62,7 +62,7 @@ def keeping_logger(trt: Any) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.messages.append(" ".join(str(msg).split()))
+                self.messages.append(one_line(msg))
                 del self.messages[:-_KEPT_MESSAGES]
 
         def last(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from img_deploy.errors import BackendError
+from img_deploy.errors import BackendError, one_line
 from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.buckets import Bucket, sizes_of
 from img_deploy.runtime.backends.graph_cache import GraphCache
@@ -115,7 +115,7 @@ class Lane:
             self._stream.wait()
         except RuntimeError as error:
             self.broken = True
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise BackendError(f"backend tensorrt: {self._engine.spec.name} failed on the GPU ({reason})") from None
 
     def _open(self, bucket: Bucket) -> _Ready:
@@ -132,7 +132,7 @@ class Lane:
         try:
             return _Ready(context, self._stream.captured(enqueue))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             self.notes[f"{self._engine.spec.name}: no CUDA graph"] = reason
             return _Ready(context, enqueue)
 

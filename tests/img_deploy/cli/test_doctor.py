@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from img_deploy import hardware
 from img_deploy.cli.main import main
-from img_deploy.runtime import hardware, machine_report
+from img_deploy.runtime import machine_report
 from img_deploy.runtime.backends import choose
 
 CPU = "CPUExecutionProvider"
@@ -45,7 +46,7 @@ def environment(monkeypatch):
         module = SimpleNamespace(get_available_providers=lambda: list(providers), __version__="9.9")
         module.__spec__ = ModuleSpec("onnxruntime", None)
         monkeypatch.setitem(sys.modules, "onnxruntime", module)
-        monkeypatch.setattr(machine_report, "gpus", lambda: tuple(gpus))
+        monkeypatch.setattr(hardware, "gpus", lambda: tuple(gpus))
         monkeypatch.setattr(machine_report, "cuda_devices", lambda: len(gpus) if usable is None else usable)
 
     return fake

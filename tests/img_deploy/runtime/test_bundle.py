@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from img_deploy import files
 from img_deploy.errors import BundleError
 from img_deploy.model.config import ModelConfig
-from img_deploy.runtime import bundle as bundle_module
 from img_deploy.runtime.bundle import MANIFEST, Bundle, Manifest, replacing, write_manifest
 
 
@@ -179,7 +179,7 @@ def test_replacing_puts_the_new_in_the_place_of_the_old(folder):
 def test_replacing_without_the_system_call(folder, monkeypatch, swap):
     """File systems that cannot swap folders (network shares) would lose the old bundle or keep it."""
     if not swap:
-        monkeypatch.setattr(bundle_module, "exchange", lambda *_: False)
+        monkeypatch.setattr(files, "exchange", lambda *_: False)
     with replacing(folder) as part:
         fill(part, "new")
     Bundle.open(folder).check_all()

@@ -110,7 +110,7 @@ def test_choosing_loads_no_framework():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
         "from img_deploy.runtime.backends import choose, base, machine\n"
-        "print(choose.backend_names(), machine.cuda_devices() >= 0, machine.usable_cpus() > 0)\n"
+        "print(choose.backend_names(), hardware.cuda_devices() >= 0, hardware.usable_cpus() > 0)\n"
         "print([why for entry, why in choose.survey() if entry.device == 'cpu'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

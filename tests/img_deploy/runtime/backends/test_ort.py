@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from img_deploy.errors import BackendError, BundleError
+from img_deploy.files import sha256
 from img_deploy.runtime.backends.choose import choose
 from img_deploy.runtime.backends.ort import OrtBackend
-from img_deploy.runtime.bundle import Bundle, sha256
+from img_deploy.runtime.bundle import Bundle
 
 WORDS = {"visual_words": np.ones((1, 2, 32), np.float32), "word_mask": np.ones((1, 2), bool)}
 CLIPS = {"visual_clips": np.ones((1, 3, 32), np.float32), "clip_mask": np.ones((1, 3), bool)}
