@@ -109,7 +109,8 @@ def test_choosing_loads_no_framework():
     """`--help`, `doctor` or a machine without torch would load it, or fail."""
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
-        "from img_deploy.runtime.backends import choose, base, machine\n"
+        "from img_deploy import hardware\n"
+        "from img_deploy.runtime.backends import choose, base\n"
         "print(choose.backend_names(), hardware.cuda_devices() >= 0, hardware.usable_cpus() > 0)\n"
         "print([why for entry, why in choose.survey() if entry.device == 'cpu'])\n"
     )
