@@ -4,6 +4,8 @@ A message names what was wrong, what was received, what was expected and what to
 ``video/3MSZA.npy: got width 2048, the bundle wants 1024 (I3D); pass --features clip+sf``.
 """
 
+from typing import Any
+
 
 def one_line(text: object, most: int | None = None) -> str:
     """Text that keeps to its line and moves no cursor: line breaks and control characters become single spaces.
@@ -19,6 +21,16 @@ def one_line(text: object, most: int | None = None) -> str:
     """
     words = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
     return (words or (type(text).__name__ if isinstance(text, BaseException) else ""))[:most]
+
+
+def validation_problems(error: Any) -> str:
+    """Every problem of a ``pydantic.ValidationError`` in one line: where, what is wrong, and what was found there."""
+    found = []
+    for one in error.errors(include_url=False):
+        where = ".".join(map(str, one["loc"]))
+        what = one["msg"].removeprefix("Value error, ")
+        found.append(f"{where}: {what} (got {one['input']!r:.60})" if where else what)
+    return one_line("; ".join(found))
 
 
 class ImgDeployError(Exception):

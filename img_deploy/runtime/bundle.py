@@ -3,15 +3,21 @@
 Needs neither torch nor ONNX.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from img_deploy.errors import BundleError, ConfigError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from img_deploy.errors import BundleError, ConfigError, validation_problems
 from img_deploy.files import replacing_folder, sha256, write_text
 from img_deploy.model.config import ModelConfig
 
@@ -20,13 +26,23 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-_MOST = 1 << 14
-"""Beyond any limit of an input's length."""
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary"
 
+Length = Annotated[int, Field(gt=0, le=1 << 14)]
+"""Its end lies beyond any limit of an input's length."""
+Sha256 = Annotated[str, Field(min_length=64, max_length=64)]
 
-@dataclass
+
+class Limits(TypedDict):
+    """The longest inputs that the graphs take."""
+
+    clips: Length
+    words: Length
+    chars: Length
+
+
+@dataclass(config=ConfigDict(strict=True, extra="forbid"))
 class Manifest:
     """What a bundle says of itself.
 
@@ -36,12 +52,11 @@ class Manifest:
 
     config: dict[str, Any]
     features: dict[str, dict[str, Any]]
-    limits: dict[str, int]
-    """``clips``, ``words``, ``chars``: the longest inputs that the graphs take."""
+    limits: Limits
     graphs: dict[str, dict[str, str]]
     noise_seed: int
     precision: str = "fp32"
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Sha256] = field(default_factory=dict)
     engines: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -62,6 +77,14 @@ class Bundle:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self._checked: set[str] = set()
+
+    @cached_property
+    def identity(self) -> str:
+        """What two bundles share whose encodings may be mixed: one network's weights, whatever precision or backend."""
+        manifest = self.manifest
+        weights = manifest.files.get(WEIGHTS) or sorted(manifest.files.values())
+        content = json.dumps([manifest.config, manifest.noise_seed, weights], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "Bundle":
@@ -132,36 +155,19 @@ def _manifest(content: Any, path: Path) -> Manifest:
         raise BundleError(f"{path}: got schema {content['schema']}, this program reads up to {SCHEMA}; update it")
     try:
         manifest = Manifest(**content)
-        _check_types(manifest)
-        for name, digest in manifest.files.items():
-            check_inside(name, path)
-            if not isinstance(digest, str) or len(digest) != 64:
-                raise BundleError(f"{path}: the sha256 of {name} is not one; export the bundle again")
-        for graphs in manifest.graphs.values():
-            for name in graphs.values():
-                if name not in manifest.files:
-                    raise BundleError(f"{path}: names {name} without its sha256; export the bundle again")
         manifest.model  # noqa: B018 - raises if the configuration is not one
+    except (ValidationError, TypeError, ConfigError) as error:
+        why = validation_problems(error) if isinstance(error, ValidationError) else error
+        raise BundleError(f"{path}: not a bundle manifest of schema {SCHEMA} ({why}); export it again") from None
+    try:
+        for name in manifest.files:
+            check_inside(name, path)
     except OSError as error:
         raise BundleError(f"{path}: names a file that cannot be looked up ({error.strerror})") from None
-    except (TypeError, AttributeError, KeyError, ConfigError) as error:
-        raise BundleError(f"{path}: not a bundle manifest of schema {SCHEMA} ({error}); export it again") from None
+    for name in (name for graphs in manifest.graphs.values() for name in graphs.values()):
+        if name not in manifest.files:
+            raise BundleError(f"{path}: names {name} without its sha256; export the bundle again")
     return manifest
-
-
-def _check_types(manifest: Manifest) -> None:
-    """Raise TypeError where a field is not of the type that everybody who reads it takes for granted."""
-    for entry in fields(Manifest):
-        value = getattr(manifest, entry.name)
-        wanted = {"noise_seed": int, "schema": int, "precision": str}.get(entry.name, dict)
-        if type(value) is not wanted:
-            raise TypeError(f"{entry.name} is of type {type(value).__name__}, expected {wanted.__name__}")
-    for name in ("features", "graphs"):
-        if not all(isinstance(value, dict) for value in getattr(manifest, name).values()):
-            raise TypeError(f"{name} do not hold objects")
-    for name in ("clips", "words", "chars"):
-        if type(manifest.limits.get(name)) is not int or not 0 < manifest.limits[name] <= _MOST:
-            raise TypeError(f"limit of {name} is {manifest.limits.get(name)!r}, expected 1 to {_MOST}")
 
 
 def check_inside(name: str, path: Path) -> None:

@@ -392,7 +392,7 @@ def change_manifest(folder, **changes):
         ({"features": {}}, "video features None, but the network takes width 24"),
         ({"features": {"video": {"name": "i3d", "width": 1024}, "audio": {"name": "x", "width": 20}}}, "i3d"),
         ({"limits": {"clips": 17, "words": 128, "chars": 128}}, "limit of 17 clips, but the network takes 16"),
-        ({"limits": {"clips": 0, "words": 128, "chars": 128}}, "limit of clips is 0"),
+        ({"limits": {"clips": 0, "words": 128, "chars": 128}}, r"limits.clips: Input should be greater than 0"),
         ({"schema": 99}, "schema 99"),
     ],
 )
