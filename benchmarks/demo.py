@@ -97,9 +97,9 @@ def ask(out: Path) -> None:
 
 def choose(data: Path, samples: Sequence[Any]) -> list[Any]:
     """Some queries of every kind: decided by sound, silent, other."""
-    from img_deploy.training.planted import read_planted
+    from img_deploy.training.synthetic import read_synthetic
 
-    planted = read_planted(data).by_qid("tvr")
+    planted = read_synthetic(data).by_qid("tvr")
     groups: dict[str, list[Any]] = {}
     for sample in samples:
         query = planted[sample.qid]

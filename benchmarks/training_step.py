@@ -109,12 +109,12 @@ def _set_dropout(network: Any, p: float) -> float:
 def _material(shape: Shape, work: Path, threads: int) -> tuple[Any, Any, Any]:
     from img_deploy.training.config import TrainConfig
     from img_deploy.training.loader import StepBatches
-    from img_deploy.training.planted import PlantedConfig, write_planted
+    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
     from img_deploy.training.train import new_network, prepare
 
     data = work / f"clips{shape.clips}"
     if not data.exists():
-        write_planted(data, PlantedConfig(videos=80, min_clips=shape.clips, max_clips=shape.clips))
+        write_synthetic(data, SyntheticConfig(videos=80, min_clips=shape.clips, max_clips=shape.clips))
     config = TrainConfig(
         task="charades", features="i3d", data=str(data), variant="glove", dim=shape.dim,
         heads=4 if shape.dim < 64 else 8, batch_size=shape.batch, steps=100_000, accelerator="cpu", threads=threads,

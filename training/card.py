@@ -4,20 +4,20 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from img_deploy import __version__
-from img_deploy.training.keeper import CHOSEN_BY, protocol
+from img_deploy.training.checkpoint_callback import CHOSEN_BY, protocol
 
 if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
+    from img_deploy.training.checkpoint_callback import CheckpointCallback
     from img_deploy.training.config import TrainConfig
     from img_deploy.training.evaluate import Evaluation
-    from img_deploy.training.keeper import Keeper
-    from img_deploy.training.train import Material
+    from img_deploy.training.train import Datasets
 
 
 def run_card(
     config: "TrainConfig",
-    material: "Material",
-    keeper: "Keeper",
+    datasets: "Datasets",
+    callback: "CheckpointCallback",
     best: "Checkpoint",
     test: "Evaluation",
     test_seconds: float,
@@ -35,15 +35,15 @@ def run_card(
         "test": test.as_dict(),
         "test_seconds": round(test_seconds, 2),
         "data": {
-            "training_queries": len(material.train),
-            "training_queries_without_audio_left_out": material.without_audio,
-            "selection_queries": len(material.watched),
-            "notes": list(material.notes),
+            "training_queries": len(datasets.train),
+            "training_queries_without_audio_left_out": datasets.without_audio,
+            "selection_queries": len(datasets.validation),
+            "notes": list(datasets.notes),
         },
         "config": config.as_dict(),
         "seeds": {"run": config.seed, "slot_noise": config.noise_seed},
-        "samples_per_second": round(keeper.samples_per_second, 2),
-        "history": keeper.history,
+        "samples_per_second": round(callback.samples_per_second, 2),
+        "history": callback.history,
         "program": f"img-deploy {__version__}",
         "versions": {
             "python": platform.python_version(),

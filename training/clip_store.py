@@ -101,9 +101,9 @@ def open_text_store(
 def _fill(place: Path, folder: FeatureFolder, vids: Sequence[str], progress: Progress | None) -> None:
     wanted = folder.wanted
     clips = [folder.clips(vid) for vid in vids]
-    heard = [count if folder.has_audio(vid) else 0 for vid, count in zip(vids, clips, strict=True)]
+    with_audio = [count if folder.has_audio(vid) else 0 for vid, count in zip(vids, clips, strict=True)]
     video = _create(place / "video.npy", sum(clips), wanted.video.width)
-    audio = _create(place / "audio.npy", sum(heard), wanted.audio.width if wanted.audio else 1)
+    audio = _create(place / "audio.npy", sum(with_audio), wanted.audio.width if wanted.audio else 1)
     at_video = at_audio = 0
     for done, vid in enumerate(vids, 1):
         loaded = folder.load(vid)
@@ -114,7 +114,7 @@ def _fill(place: Path, folder: FeatureFolder, vids: Sequence[str], progress: Pro
             at_audio += len(loaded.audio)
         if progress is not None:
             progress(done, len(vids))
-    _save_index(place, {"vids": list(vids), "video": clips, "audio": heard})
+    _save_index(place, {"vids": list(vids), "video": clips, "audio": with_audio})
 
 
 def _fill_text(place: Path, folder: FeatureFolder, qids: Sequence[int], width: int, progress: Progress | None) -> None:

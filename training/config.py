@@ -68,7 +68,7 @@ class TrainConfig:
     distill_warm_up: int = 20
     """Epochs over which distillation gains its weight; 0 for none."""
     fusion_warm_up: int = 10
-    """Epochs over which importance gains its say in the fusion; 0 for none."""
+    """Epochs over which importance gains its weight in the fusion; 0 for none."""
 
     epochs: int = 100
     steps: int | None = None

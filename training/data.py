@@ -20,7 +20,7 @@ from img_deploy.training.clip_store import ClipStore, Packed, Progress, open_cli
 from img_deploy.training.labels import label_moments, sample_saliency_clips
 from img_deploy.training.losses import Targets
 from img_deploy.training.tasks import Task
-from img_deploy.training.words import WordTable
+from img_deploy.training.word_table import WordTable
 
 if TYPE_CHECKING:
     from img_deploy.model.config import Variant
@@ -109,8 +109,8 @@ class GroundingData:
         vocabulary: of a trained network; None builds it from the sentences and the GloVe file.
         glove: GloVe file, by default the task's own.
         max_clips: longest video in clips; None takes the kind's own.
-        progress: told how many videos (or token files) of how many are read, where they are not kept yet.
-        glove_progress: told how many bytes of how many of the GloVe file are read.
+        progress: called with how many videos (or token files) of how many are read, where they are not kept yet.
+        glove_progress: called with how many bytes of how many of the GloVe file are read.
 
     Raises:
         InputError: annotations, features or the GloVe file are missing or broken.

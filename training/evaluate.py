@@ -85,8 +85,8 @@ def evaluate_answers(answers: Answers, resamples: int = 1000, seed: int = 0) -> 
             bins[head] = by_moment_ratio(
                 ious[answered], windows[answered, 0], windows[answered, 1], durations[answered]
             )
-    heard = answers.importance[~np.isnan(answers.importance)]
-    counts = np.histogram(heard, HISTOGRAM_BINS, (0.0, 1.0))[0]
+    has_audio = answers.importance[~np.isnan(answers.importance)]
+    counts = np.histogram(has_audio, HISTOGRAM_BINS, (0.0, 1.0))[0]
     return Evaluation(
         tuple(scores),
         bins,
@@ -104,16 +104,16 @@ def quick_scores(answers: Answers) -> dict[str, float]:
         ious = answers.ious(head)
         if (answered := ~np.isnan(ious)).any():
             found |= {f"{head}/{name}": value for name, value in summarise(ious[answered]).items()}
-    heard = ~np.isnan(answers.importance)
-    if heard.any():
-        found["importance"] = float(answers.importance[heard].mean())
+    has_audio = ~np.isnan(answers.importance)
+    if has_audio.any():
+        found["importance"] = float(answers.importance[has_audio].mean())
     return found
 
 
 def write_submission(path: Path, task: Task, answers: Answers) -> int:
     """Predictions of the fused head as the community's JSON lines, under the ids that its files carry.
 
-    Returns the number of lines. Raises AnnotationError where the ids cannot be told, InputError where the file
+    Returns the number of lines. Raises AnnotationError where the ids cannot be found, InputError where the file
     cannot be written.
     """
     queries = answers.queries

@@ -51,11 +51,11 @@ def _timeline(axes: "Axes", answer: Answer, truth: Sequence[Sequence[float]]) ->
     axes.set(xlim=(0, answer.duration), ylim=(-0.6, 1.6))
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    told = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in truth)
+    spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in truth)
     found = f"found {start:.1f} to {end:.1f} s (score {answer.best.score:.2f})"
     sound = "no sound: the visual head answers" if answer.importance is None else ""
     sound = sound or f"audio importance {answer.importance:.2f}"
-    axes.set_title(f"{answer.vid}: truth {told}; {found}; {sound}", fontsize=8.5, color="0.25", loc="left")
+    axes.set_title(f"{answer.vid}: truth {spans}; {found}; {sound}", fontsize=8.5, color="0.25", loc="left")
 
 
 def _saliency(

@@ -19,10 +19,11 @@ from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.answers import answers_of_network
 from img_deploy.training.card import card_text, run_card
+from img_deploy.training.checkpoint_callback import CheckpointCallback, Listener
+from img_deploy.training.clip_store import Progress
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import GroundingData, Queries, split_by_video
 from img_deploy.training.evaluate import Evaluation, evaluate_answers
-from img_deploy.training.keeper import Keeper, Listener
 from img_deploy.training.lit_module import GroundingModule
 from img_deploy.training.loader import StepBatches, StepLoader
 from img_deploy.training.memory import keep_freed_memory
@@ -43,15 +44,15 @@ class TrainResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What a run trains on and is watched by."""
+class Datasets:
+    """The queries of a run: for training, for validation, and the rest of its data."""
 
     data: GroundingData
     train: Queries
     """Queries with sound, the validation videos left out."""
-    watched: Queries
+    validation: Queries
     notes: tuple[str, ...]
-    """What a user should be told, a line each."""
+    """Remarks for the user, a line each."""
     without_audio: int
     """Training queries left out because their video has no sound."""
 
@@ -65,21 +66,20 @@ def train(
     out: str | Path,
     resume: bool = False,
     listener: Listener | None = None,
-    say: Callable[[str], None] = _ignore,
-    reading: Callable[[int, int], None] | None = None,
-    scanning: Callable[[int, int], None] | None = None,
+    log: Callable[[str], None] = _ignore,
+    progress: Progress | None = None,
+    glove_progress: Progress | None = None,
 ) -> TrainResult:
     """Train, choose the best checkpoint, and score it on the test split.
 
-    On several devices every process calls this; the first one writes files and tells the user.
+    On several devices every process calls this; the first one writes files and logs.
 
     Args:
         out: the run's folder.
         resume: go on with the run in ``out``, to the same weights as if it had not been interrupted.
-        listener: told after every step.
-        say: takes lines for the user.
-        reading: told how many videos of how many are read, on first use of their features.
-        scanning: told how many bytes of how many of the GloVe file are read.
+        listener: called after every step.
+        log: takes lines for the user.
+        progress, glove_progress: see :class:`img_deploy.training.data.GroundingData`.
     Raises:
         InputError: settings, annotations or features are wrong. NonFiniteLoss: the loss is not a number.
     """
@@ -90,20 +90,20 @@ def train(
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    material = prepare(config, reading, scanning)
-    for note in material.notes if first_process else ():
-        say(note)
+    datasets = prepare(config, progress, glove_progress)
+    for note in datasets.notes if first_process else ():
+        log(note)
     if not resume and first_process:
         run.begin(config)  # not before the data is right: a mistake leaves no run behind
-    network = new_network(config, material.data)
+    network = new_network(config, datasets.data)
     first = run.first_step() if resume else 0
-    keeper = _fit(config, run, material, network, first, listener)
+    callback = _fit(config, run, datasets, network, first, listener)
     started = time.perf_counter()
     best = Checkpoint.load(run.best)
-    test = material.data.queries["test"]
-    answers = answers_of_network(best.network(), material.data, test, config.evaluation_batch)
+    test = datasets.data.queries["test"]
+    answers = answers_of_network(best.network(), datasets.data, test, config.evaluation_batch)
     evaluation = evaluate_answers(answers)
-    card = run_card(config, material, keeper, best, evaluation, time.perf_counter() - started)
+    card = run_card(config, datasets, callback, best, evaluation, time.perf_counter() - started)
     if first_process:
         run.write_card(card, card_text(card))
     return TrainResult(run.path, run.best, card, evaluation)
@@ -118,9 +118,9 @@ def is_first_process() -> bool:
 
 def prepare(
     config: TrainConfig,
-    reading: Callable[[int, int], None] | None = None,
-    scanning: Callable[[int, int], None] | None = None,
-) -> Material:
+    progress: Progress | None = None,
+    glove_progress: Progress | None = None,
+) -> Datasets:
     """Annotations, features and vocabulary of a run, and its splits. Raises InputError."""
     task = open_task(config.task, config.features, config.data, config.video_width, config.audio_width)
     variant, notes = config.variant, []
@@ -141,22 +141,22 @@ def prepare(
         config.cache_folder,
         glove=Path(config.glove) if config.glove else None,
         max_clips=config.max_clips,
-        progress=reading,
-        glove_progress=scanning,
+        progress=progress,
+        glove_progress=glove_progress,
     )
     whole = data.queries["train"]
     notes += [note for queries in data.queries.values() for note in queries.left_out]
     if config.select_on == "validation":
-        train_part, watched = split_by_video(whole, config.validation_share, config.seed)
+        train_part, validation = split_by_video(whole, config.validation_share, config.seed)
     else:
-        train_part, watched = whole, data.queries[config.select_on]
-    heard = data.has_audio(train_part)
-    if not heard.any():
+        train_part, validation = whole, data.queries[config.select_on]
+    has_audio = data.has_audio(train_part)
+    if not has_audio.any():
         raise InputError(f"{task.feature_folder}: got no training video with sound, expected some; add audio features")
-    if silent := int((~heard).sum()):
-        videos = len({vid for vid, has in zip(train_part.vids, heard, strict=True) if not has})
+    if silent := int((~has_audio).sum()):
+        videos = len({vid for vid, has in zip(train_part.vids, has_audio, strict=True) if not has})
         notes.append(f"{silent} training queries on {videos} videos without sound are left out")
-    return Material(data, train_part.take(np.flatnonzero(heard)), watched, tuple(notes), silent)
+    return Datasets(data, train_part.take(np.flatnonzero(has_audio)), validation, tuple(notes), silent)
 
 
 def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:
@@ -191,16 +191,16 @@ def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:
 def _fit(
     config: TrainConfig,
     run: RunFolder,
-    material: Material,
+    datasets: Datasets,
     network: IMGNetwork,
     first: int,
     listener: Listener | None,
-) -> Keeper:
-    epoch_steps = -(-len(material.train) // config.batch_size)
+) -> CheckpointCallback:
+    epoch_steps = -(-len(datasets.train) // config.batch_size)
     total = config.steps or config.epochs * epoch_steps
     module = GroundingModule(network, config, total, epoch_steps)
     provenance = {"origin": "trained", "config": config.as_dict(), "total_steps": total}
-    keeper = Keeper(run, config, material.data, material.watched, provenance, listener)
+    callback = CheckpointCallback(run, config, datasets.data, datasets.validation, provenance, listener)
     # Lightning speaks of settings that are ours, not the user's.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -213,7 +213,7 @@ def _fit(
         max_epochs=1,  # Lightning's epoch is the whole run: the loader counts the real ones
         gradient_clip_val=config.clip_norm,
         logger=TensorBoardLogger(run.path, name=run.logs.name, version="", purge_step=first or None),
-        callbacks=[keeper],
+        callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -222,17 +222,17 @@ def _fit(
         deterministic="warn" if config.accelerator != "cpu" and torch.cuda.is_available() else None,
     )
     batches = StepBatches(
-        material.data, material.train, config.batch_size, config.seed, trainer.global_rank, trainer.world_size
+        datasets.data, datasets.train, config.batch_size, config.seed, trainer.global_rank, trainer.world_size
     )
     loader = StepLoader(batches, first, total, config.workers, pin=torch.cuda.is_available())
     if first < total:
         network.train()
         trainer.fit(module, loader, ckpt_path=run.state if first else None, weights_only=True)
     else:
-        keeper.load_state_dict(_kept_state(run, keeper))
-    return keeper
+        callback.load_state_dict(_kept_state(run, callback))
+    return callback
 
 
-def _kept_state(run: RunFolder, keeper: Keeper) -> dict[str, Any]:
+def _kept_state(run: RunFolder, callback: CheckpointCallback) -> dict[str, Any]:
     state = torch.load(run.state, map_location="cpu", weights_only=True)
-    return state["callbacks"][keeper.state_key]
+    return state["callbacks"][callback.state_key]

@@ -17,7 +17,7 @@ from img_deploy.training.answers import Answers, answers_of_network
 from img_deploy.training.config import CONFIG_FILE
 from img_deploy.training.data import GroundingData
 from img_deploy.training.metrics import summarise
-from img_deploy.training.planted import PlantedQuery, read_planted
+from img_deploy.training.synthetic import SyntheticQuery, read_synthetic
 from img_deploy.training.tasks import open_task
 from img_deploy.training.train import train
 
@@ -62,7 +62,7 @@ def scores_by_group(
     task = open_task("charades", "i3d", folder)
     data = GroundingData(task, "glove", ("test",), cache, vocabulary=checkpoint.vocabulary)
     answers = answers_of_network(network, data, data.queries["test"])
-    planted = read_planted(folder).by_qid("txt")
+    planted = read_synthetic(folder).by_qid("txt")
     facts = [planted[sample.qid] for sample in answers.queries.samples]
     return {
         name: _group(answers, np.array([bool(inside(fact)) for fact in facts])) | _chance(facts, inside, name)
@@ -83,7 +83,7 @@ def _group(answers: Answers, rows: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _chance(facts: list[PlantedQuery], inside: Any, name: str) -> dict[str, Any]:
+def _chance(facts: list[SyntheticQuery], inside: Any, name: str) -> dict[str, Any]:
     """What an answer scores that knows how moments are placed in videos, but not this video: another query's."""
     if name != "all":
         return {}

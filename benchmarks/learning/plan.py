@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.training.config import TrainConfig
-from img_deploy.training.planted import PlantedConfig
+from img_deploy.training.synthetic import SyntheticConfig
 
 SEEDS = (0, 1, 2)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -68,9 +68,9 @@ def planned() -> list[Run]:
     return runs + [Run(name, seed) for name in GRANULARITIES for seed in SEEDS]
 
 
-def planted_config(seed: int) -> PlantedConfig:
+def planted_config(seed: int) -> SyntheticConfig:
     """480 training videos and 160 that no run sees, four queries each."""
-    return PlantedConfig(videos=640, test_share=0.25, seed=seed)
+    return SyntheticConfig(videos=640, test_share=0.25, seed=seed)
 
 
 def train_config(run: Run, places: Places, steps: int) -> TrainConfig:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
-from img_deploy.training.planted import replace_audio_with_noise, write_planted
+from img_deploy.training.synthetic import replace_audio_with_noise, write_synthetic
 
 STEPS = 2000
 
@@ -40,7 +40,7 @@ def generate(places: Places) -> None:
     """The planted sets of all seeds and shares of noise, where they are not there yet."""
     for seed in SEEDS:
         if not places.data(seed).exists():
-            write_planted(places.data(seed), planted_config(seed))
+            write_synthetic(places.data(seed), planted_config(seed))
         for share in SHARES:
             if share and not places.data(seed, share).exists():
                 replace_audio_with_noise(places.data(seed), places.data(seed, share), share, seed)

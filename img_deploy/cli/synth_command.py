@@ -39,18 +39,18 @@ def synth(
     """Generate a dataset in which it is known what decides each query: sight, sound, or either.
 
     Annotations, features and GloVe-like vectors lie where those of the real datasets do; planted.json tells what
-    was planted.
+    was put in.
     """
     from img_deploy.cli.training_progress import CountBar
-    from img_deploy.training.planted import PlantedConfig, write_planted
+    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
 
     kinds = tuple(kind or ("i3d",))
     changes: dict[str, Any] = {"kinds": kinds, "seed": seed, "test_share": test_share}
     given = {"videos": videos, "video_width": video_width, "audio_width": audio_width}
     changes |= {name: value for name, value in given.items() if value is not None}
-    config = PlantedConfig.small(**changes) if small else PlantedConfig(**changes)
+    config = SyntheticConfig.small(**changes) if small else SyntheticConfig(**changes)
     with CountBar("generating", "videos") as bar:
-        summary = write_planted(out, config, overwrite, bar)
+        summary = write_synthetic(out, config, overwrite, bar)
     print(f"{summary.folder}: {summary.videos} videos, {summary.queries} queries, {summary.size / 1e6:.0f} MB")
     task = "activitynet" if kinds == ("activitynet",) else "charades"
     features = "i3d" if task == "activitynet" else kinds[0]

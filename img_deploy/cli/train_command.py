@@ -69,7 +69,7 @@ def train(
     threads: Annotated[int | None, _option("PyTorch's", "CPU threads.")] = None,
     glove: Annotated[Path | None, _option("glove.840B.300d.txt in features/", "GloVe text file.")] = None,
     cache: Annotated[Path | None, _option(".img-deploy in DATA", "Folder that keeps down-sampled features.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Tell nothing but the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the result.")] = False,
 ) -> None:
     """Train a network and keep the best checkpoint, the last three, logs for TensorBoard and a card of the run.
 
@@ -92,7 +92,7 @@ def train(
     from img_deploy.training.train import train as run
 
     with TrainingBar(quiet or not is_first_process()) as bar:
-        result = run(settings, out, resume, bar, bar.say, bar.reading, bar.scanning)
+        result = run(settings, out, resume, bar, bar.log, bar.progress, bar.glove_progress)
     if is_first_process():
         print_scores(result.test, f"{result.best}: {result.card['protocol']}; scores on the test split")
 

@@ -9,14 +9,14 @@ from img_deploy.cli.progress_bar import progress_bar
 from img_deploy.errors import one_line
 
 if TYPE_CHECKING:
-    from img_deploy.training.keeper import Progress
+    from img_deploy.training.checkpoint_callback import RunProgress
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
 class CountBar:
-    """A bar that is told (done, total); a context manager. Shows nothing where standard error is no terminal."""
+    """A bar that is called with (done, total); a context manager. Shows nothing where standard error is no terminal."""
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -50,7 +50,7 @@ class TrainingBar:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._told = time.monotonic()
+        self._logged = time.monotonic()
         self._scores = ""
 
     def __enter__(self) -> "TrainingBar":
@@ -66,11 +66,11 @@ class TrainingBar:
             self._bar.stop()
             self._bar = None
 
-    def __call__(self, progress: "Progress") -> None:
+    def __call__(self, progress: "RunProgress") -> None:
         rate = progress.samples / progress.seconds if progress.seconds else 0.0
         if progress.scores is not None:
             self._scores = _shown(progress.scores)
-            self.say(
+            self.log(
                 f"step {progress.step} of {progress.total_steps}, epoch {progress.epoch + 1}: "
                 f"loss {progress.loss:.2f}, {self._scores}, {rate:.0f} queries/s"
             )
@@ -81,24 +81,24 @@ class TrainingBar:
                     "training", total=progress.total_steps, unit="steps", note=note, before=progress.step
                 )
             self._bar.update(self._task, completed=progress.step, note=note)
-        elif time.monotonic() - self._told > EVERY:
-            self.say(f"step {progress.step} of {progress.total_steps}: loss {progress.loss:.2f}, {rate:.0f} queries/s")
+        elif time.monotonic() - self._logged > EVERY:
+            self.log(f"step {progress.step} of {progress.total_steps}: loss {progress.loss:.2f}, {rate:.0f} queries/s")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line, unless quiet."""
         if self._quiet:
             return
-        self._told = time.monotonic()
+        self._logged = time.monotonic()
         if self._bar is not None:
             self._bar.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
         else:
             print(one_line(text), file=sys.stderr, flush=True)
 
-    def reading(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int) -> None:
         """So many videos of so many are read, on first use of their features."""
         self._count("reading features", "videos", done, total)
 
-    def scanning(self, done: int, total: int) -> None:
+    def glove_progress(self, done: int, total: int) -> None:
         """So many bytes of so many of the GloVe file are read."""
         self._count("reading word vectors", "MB", done // 10**6, max(total // 10**6, 1), done == total)
 

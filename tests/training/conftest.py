@@ -29,13 +29,13 @@ def golden_losses() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def narrow_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A planted Charades of 24 short videos with narrow features: 60 training queries, 12 of the test set."""
-    from img_deploy.training.planted import PlantedConfig, write_planted
+    """A synthetic Charades of 24 short videos with narrow features: 60 training queries, 12 of the test set."""
+    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
 
     folder = tmp_path_factory.mktemp("narrow") / "data"
     sizes = {"videos": 24, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}
     shares = {"noise_share": 0.1, "no_audio_share": 0.1}
-    write_planted(folder, PlantedConfig(**sizes, **shares, video_width=24, audio_width=20))
+    write_synthetic(folder, SyntheticConfig(**sizes, **shares, video_width=24, audio_width=20))
     return folder
 
 

@@ -14,7 +14,7 @@ from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import GroundingData, TrainingTargets, split_by_video
 from img_deploy.training.labels import label_moment
 from img_deploy.training.loader import StepBatches, StepLoader
-from img_deploy.training.planted import KINDS, PlantedConfig, read_planted, write_planted
+from img_deploy.training.synthetic import KINDS, SyntheticConfig, read_synthetic, write_synthetic
 from img_deploy.training.tasks import open_task
 from img_deploy.training.train import prepare
 
@@ -25,7 +25,7 @@ TINY = {"videos": 8, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment
 def every_kind(tmp_path_factory):
     """8 Charades-like and 8 ActivityNet-like videos of real widths."""
     folder = tmp_path_factory.mktemp("kinds") / "data"
-    write_planted(folder, PlantedConfig(kinds=KINDS, no_audio_share=0.25, **TINY))
+    write_synthetic(folder, SyntheticConfig(kinds=KINDS, no_audio_share=0.25, **TINY))
     return folder
 
 
@@ -71,19 +71,19 @@ def test_the_default_variant_follows_the_features(every_kind, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(every_kind, bare)
     shutil.rmtree(bare / "features" / "charades" / "iv2_features" / "llama2_txt")
-    material = prepare(TrainConfig(features="iv2", task="charades", data=str(bare), cache=str(tmp_path)))
-    assert material.data.variant == "glove"
-    assert any("no token features" in note for note in material.notes)
+    datasets = prepare(TrainConfig(features="iv2", task="charades", data=str(bare), cache=str(tmp_path)))
+    assert datasets.data.variant == "glove"
+    assert any("no token features" in note for note in datasets.notes)
 
 
 @pytest.mark.parametrize(("features", "numbering"), [("clip+sf", "txt"), ("iv2", "tvr")])
 def test_token_features_are_those_of_the_query(every_kind, tmp_path, features, numbering):
     """The two numberings disagree on every test row: mixed, a query would be answered for another's tokens."""
     data = GroundingData(open_task("charades", features, every_kind), "tokens", ("train", "test"), tmp_path)
-    planted = read_planted(every_kind).by_qid(numbering)
+    facts = read_synthetic(every_kind).by_qid(numbering)
     queries = data.queries["test"]
     for row, sample in enumerate(queries.samples):
-        assert planted[sample.qid].query == sample.query
+        assert facts[sample.qid].query == sample.query
         np.testing.assert_array_equal(data.token_features(queries, row), data.folder.load_text(sample.qid))
 
 
@@ -100,12 +100,12 @@ def test_token_features_of_the_other_numbering_are_refused(every_kind, tmp_path)
 
 def test_submissions_carry_the_jsonl_ids(every_kind):
     """The community's evaluators look answers up by the ids of the jsonl files."""
-    planted = read_planted(every_kind).by_qid("txt")
+    facts = read_synthetic(every_kind).by_qid("txt")
     for name in ("charades", "charadesAM"):
         task = open_task(name, "i3d", every_kind)
         samples = task.read("test")
         ids = task.submission_ids(samples)
-        assert ids == {sample.qid: planted[sample.qid].qids["tvr"] for sample in samples}
+        assert ids == {sample.qid: facts[sample.qid].qids["tvr"] for sample in samples}
         assert any(txt != tvr for txt, tvr in ids.items())
 
 

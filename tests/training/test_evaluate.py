@@ -197,9 +197,9 @@ def test_an_evaluation_of_nothing_or_of_two_things_is_refused(narrow_data, best,
 
 def test_features_of_another_kind_are_refused(tmp_path, best):
     """A checkpoint of narrow features on a folder of wide ones."""
-    from img_deploy.training.planted import PlantedConfig, write_planted
+    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
 
-    write_planted(tmp_path / "wide", PlantedConfig(videos=8, moments=3, min_clips=11, max_clips=14, max_moment=4))
+    write_synthetic(tmp_path / "wide", SyntheticConfig(videos=8, moments=3, min_clips=11, max_clips=14, max_moment=4))
     with pytest.raises(InputError, match="width 24"):
         run_evaluation(EvaluationRequest("charades", tmp_path / "wide", checkpoint=best, features="i3d"))
 

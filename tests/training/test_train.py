@@ -12,7 +12,6 @@ import torch
 
 from img_deploy.errors import CheckpointError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
-from img_deploy.training.keeper import Keeper
 from img_deploy.training.lit_module import NonFiniteLoss
 from img_deploy.training.train import prepare, train
 
@@ -168,11 +167,11 @@ def test_reading_of_the_glove_file_is_told(tiny_config, tmp_path, monkeypatch):
     """5.6 GB of word vectors without a word to the user look like a program that hangs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     told = []
-    prepare(tiny_config(), scanning=lambda *place: told.append(place))
+    prepare(tiny_config(), glove_progress=lambda *place: told.append(place))
     assert told
     assert told[-1][0] == told[-1][1]
     again = []
-    prepare(tiny_config(), scanning=lambda *place: again.append(place))
+    prepare(tiny_config(), glove_progress=lambda *place: again.append(place))
     assert len(again) == 1  # kept from the first time
 
 
@@ -222,10 +221,10 @@ def test_an_existing_run_is_not_overwritten(tiny_config, uninterrupted):
 
 def test_validation_videos_are_not_trained_on(tiny_config):
     """A validation split by query would hold out sentences of videos that were seen."""
-    material = prepare(tiny_config(validation_share=0.3))
-    assert not set(material.train.vids) & set(material.watched.vids)
-    assert not set(material.train.vids) & set(material.data.queries["test"].vids)
-    assert 0.2 <= len(set(material.watched.vids)) / 20 <= 0.4
+    datasets = prepare(tiny_config(validation_share=0.3))
+    assert not set(datasets.train.vids) & set(datasets.validation.vids)
+    assert not set(datasets.train.vids) & set(datasets.data.queries["test"].vids)
+    assert 0.2 <= len(set(datasets.validation.vids)) / 20 <= 0.4
 
 
 def test_the_published_protocol_selects_on_the_test_set_and_says_so(tiny_config, tmp_path):
@@ -272,7 +271,7 @@ def test_evaluations_are_as_often_as_asked(tiny_config):
     """Twice per epoch and at the end: a run of 5 steps per epoch is evaluated after 2, 5, 7, 10, ... steps."""
     from types import SimpleNamespace
 
-    from img_deploy.training.keeper import is_evaluated
+    from img_deploy.training.checkpoint_callback import is_evaluated
 
     module = SimpleNamespace(epoch_steps=5, total_steps=13)
     found = [step for step in range(1, 14) if is_evaluated(step, module, tiny_config(evaluations=2))]
@@ -282,5 +281,5 @@ def test_evaluations_are_as_often_as_asked(tiny_config):
 def test_states_hold_the_best_score(tiny_config, uninterrupted):
     """Without it a resumed run would replace the best checkpoint by its first one."""
     state = torch.load(uninterrupted(tiny_config(epochs=4)) / "resume.ckpt", weights_only=True)
-    kept = state["callbacks"][Keeper.__qualname__]
+    kept = state["callbacks"]["Keeper"]
     assert kept["best"] == max(row["fused/R1@0.7"] for row in kept["history"])

@@ -1,4 +1,4 @@
-"""Writes a planted dataset in the layout that users of the real ones have."""
+"""Writes a synthetic dataset in the layout that users of the real ones have."""
 
 import json
 import pickle
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from img_deploy.training.planted import annotation_files
-from img_deploy.training.planted.config import CHARADES_KINDS, PlantedConfig
-from img_deploy.training.planted.folder import new_folder
-from img_deploy.training.planted.grammar import build_actions
-from img_deploy.training.planted.queries import (
-    PlantedQuery,
+from img_deploy.training.synthetic import annotation_files
+from img_deploy.training.synthetic.config import CHARADES_KINDS, SyntheticConfig
+from img_deploy.training.synthetic.folder import new_folder
+from img_deploy.training.synthetic.grammar import build_actions
+from img_deploy.training.synthetic.queries import (
+    SyntheticQuery,
     activitynet_queries,
     charades_queries,
     write_record,
 )
-from img_deploy.training.planted.scenes import Scene, plan
-from img_deploy.training.planted.signals import Array, Prototypes, as_bytes, audio_features, visual_features
-from img_deploy.training.planted.vectors import TokenFeatures, write_glove
+from img_deploy.training.synthetic.scenes import Scene, plan
+from img_deploy.training.synthetic.signals import Array, Prototypes, as_bytes, audio_features, visual_features
+from img_deploy.training.synthetic.vectors import TokenFeatures, write_glove
 
 Progress = Callable[[int, int], None]
 """Called with videos written so far and videos in all."""
@@ -31,7 +31,7 @@ CLIP_TEXT, LLAMA_TEXT = 512, 4096
 
 
 @dataclass(frozen=True)
-class PlantedSummary:
+class SyntheticSummary:
     """What was written."""
 
     folder: Path
@@ -41,22 +41,22 @@ class PlantedSummary:
     """Bytes of all files."""
 
 
-def write_planted(
-    out: Path, config: PlantedConfig | None = None, overwrite: bool = False, progress: Progress | None = None
-) -> PlantedSummary:
+def write_synthetic(
+    out: Path, config: SyntheticConfig | None = None, overwrite: bool = False, progress: Progress | None = None
+) -> SyntheticSummary:
     """Write ``dataset/``, ``features/`` and ``planted.json`` under ``out``; the same bytes for the same configuration.
 
     Args:
         out: a new folder; appears when all is written.
-        config: default :class:`PlantedConfig`.
-        overwrite: replace an earlier planted dataset at ``out``.
+        config: default :class:`SyntheticConfig`.
+        overwrite: replace an earlier synthetic dataset at ``out``.
     Raises:
         InputError: ``out`` exists or cannot be written.
     """
-    config = config or PlantedConfig()
+    config = config or SyntheticConfig()
     with new_folder(out, overwrite) as folder:
         writer = _Writer(folder, config, progress)
-        queries: list[PlantedQuery] = []
+        queries: list[SyntheticQuery] = []
         charades = [kind for kind in CHARADES_KINDS if kind in config.kinds]
         if charades:
             queries += writer.charades(charades)
@@ -65,19 +65,19 @@ def write_planted(
         write_glove(folder / "features" / "glove.840B.300d.txt", config.seed)
         write_record(folder, asdict(config), queries)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return PlantedSummary(Path(out), writer.total, len(queries), size)
+    return SyntheticSummary(Path(out), writer.total, len(queries), size)
 
 
 class _Writer:
     """Writes the files of each task under one folder."""
 
-    def __init__(self, folder: Path, config: PlantedConfig, progress: Progress | None) -> None:
+    def __init__(self, folder: Path, config: SyntheticConfig, progress: Progress | None) -> None:
         self._folder, self._config, self._progress = folder, config, progress
         self._actions = build_actions(config.look_alike_pairs, config.silent, config.other)
         tasks = any(kind in CHARADES_KINDS for kind in config.kinds) + ("activitynet" in config.kinds)
         self.total, self._done = config.videos * tasks, 0
 
-    def charades(self, kinds: Sequence[str]) -> list[PlantedQuery]:
+    def charades(self, kinds: Sequence[str]) -> list[SyntheticQuery]:
         config, features = self._config, self._folder / "features" / "charades"
         scenes = plan(config, "charades")
         queries = charades_queries(scenes, config.seed)
@@ -88,9 +88,9 @@ class _Writer:
         for scene in scenes:
             for write in writers:
                 write(scene)
-            heard = audio_features(scene, audio, config.signal)
-            if heard is not None:
-                _save(features / "audio" / f"{scene.vid}.npy", heard)
+            sound = audio_features(scene, audio, config.signal)
+            if sound is not None:
+                _save(features / "audio" / f"{scene.vid}.npy", sound)
             self._tick()
         if "i3d" in kinds:
             _write_shapes(features / "i3d_video", scenes)
@@ -100,7 +100,7 @@ class _Writer:
             self._llama_text(features / "iv2_features" / "llama2_txt", queries)
         return queries
 
-    def activitynet(self) -> list[PlantedQuery]:
+    def activitynet(self) -> list[SyntheticQuery]:
         config, features = self._config, self._folder / "features" / "activitynet"
         scenes = plan(config, "activitynet")
         queries = activitynet_queries(scenes, config.seed)
@@ -114,9 +114,9 @@ class _Writer:
             # Some of the real files are (T, 1, 1, 1024).
             shape = (len(seen), 1, 1, I3D) if number % 3 == 0 else seen.shape
             _save(features / "i3d_video" / f"{scene.vid}.npy", seen.reshape(shape))
-            heard = audio_features(scene, audio, config.signal)
-            if heard is not None:
-                sounds[scene.vid] = as_bytes(heard)
+            sound = audio_features(scene, audio, config.signal)
+            if sound is not None:
+                sounds[scene.vid] = as_bytes(sound)
             self._tick()
         _write_shapes(features / "i3d_video", scenes)
         (features / "audio" / "VGGish.pickle").write_bytes(pickle.dumps(sounds, protocol=4))
@@ -144,13 +144,13 @@ class _Writer:
         tensors = _made(features / "iv2_features" / "visual_features_6b")
         return lambda scene: _save_pt(tensors / f"{scene.vid}.pt", visual_features(scene, internvideo2, signal))
 
-    def _clip_text(self, folder: Path, queries: Sequence[PlantedQuery]) -> None:
+    def _clip_text(self, folder: Path, queries: Sequence[SyntheticQuery]) -> None:
         folder.mkdir(parents=True)
         tokens = TokenFeatures("clip", CLIP_TEXT, self._config.seed)
         for query in queries:
             _save(folder / f"qid_{query.qids['txt']}.npy", tokens(query.query, query.qids["txt"]))
 
-    def _llama_text(self, folder: Path, queries: Sequence[PlantedQuery]) -> None:
+    def _llama_text(self, folder: Path, queries: Sequence[SyntheticQuery]) -> None:
         folder.mkdir(parents=True)
         tokens = TokenFeatures("llama", LLAMA_TEXT, self._config.seed)
         for query in queries:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from img_deploy.training.planted.grammar import SYNONYMS, lexicon, words_of
-from img_deploy.training.planted.scenes import stream
-from img_deploy.training.planted.signals import Array
+from img_deploy.training.synthetic.grammar import SYNONYMS, lexicon, words_of
+from img_deploy.training.synthetic.scenes import stream
+from img_deploy.training.synthetic.signals import Array
 
 GLOVE_WIDTH = 300
 _MEANING, _OWN = 0.4, 0.15  # per coordinate: what synonyms share, and what tells them apart

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from img_deploy.training.planted.grammar import Action
-from img_deploy.training.planted.queries import PlantedQuery, sound_decided
-from img_deploy.training.planted.scenes import Scene
+from img_deploy.training.synthetic.grammar import Action
+from img_deploy.training.synthetic.queries import SyntheticQuery, sound_decided
+from img_deploy.training.synthetic.scenes import Scene
 
 
 def write_charades(
-    folder: Path, scenes: Sequence[Scene], queries: Sequence[PlantedQuery], actions: Sequence[Action]
+    folder: Path, scenes: Sequence[Scene], queries: Sequence[SyntheticQuery], actions: Sequence[Action]
 ) -> None:
     """``charades.json``, and the train, test and AudioMatter rows in the txt and the jsonl form."""
     folder.mkdir(parents=True)
@@ -36,7 +36,7 @@ def write_charades(
         _write_tvr(folder / f"charades_{jsonl}_tvr_format.jsonl", part)
 
 
-def write_activitynet(folder: Path, queries: Sequence[PlantedQuery]) -> None:
+def write_activitynet(folder: Path, queries: Sequence[SyntheticQuery]) -> None:
     """``{train,val_1,val_2}_qid.json``."""
     folder.mkdir(parents=True)
     for split, name in (("train", "train"), ("test", "val_1"), ("val_2", "val_2")):
@@ -53,12 +53,12 @@ def write_activitynet(folder: Path, queries: Sequence[PlantedQuery]) -> None:
         (folder / f"{name}_qid.json").write_text(json.dumps(videos), "utf-8")
 
 
-def _write_txt(path: Path, queries: Iterable[PlantedQuery]) -> None:
+def _write_txt(path: Path, queries: Iterable[SyntheticQuery]) -> None:
     rows = (f"{q.vid} {q.window[0]} {q.window[1]}##qid_{q.qids['txt']}##{q.query}\n" for q in queries)
     path.write_text("".join(rows), "utf-8", newline="\n")
 
 
-def _write_tvr(path: Path, queries: Iterable[PlantedQuery]) -> None:
+def _write_tvr(path: Path, queries: Iterable[SyntheticQuery]) -> None:
     rows = [
         json.dumps(
             {

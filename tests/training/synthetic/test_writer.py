@@ -1,4 +1,4 @@
-"""The files of a planted dataset: published layout and formats, same bytes from one seed, whole or not there."""
+"""The files of a synthetic dataset: published layout and formats, same bytes from one seed, whole or not there."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ import pytest
 
 from img_deploy.errors import AnnotationError, InputError
 from img_deploy.training.labels import cut_moments, label_moments
-from img_deploy.training.planted import PlantedConfig, read_planted, write_planted
-from img_deploy.training.planted import writer as writer_module
+from img_deploy.training.synthetic import SyntheticConfig, read_synthetic, write_synthetic
+from img_deploy.training.synthetic import writer as writer_module
 
 TXT_ROW = re.compile(r"([A-Z0-9]{5}) (\d+\.\d) (\d+\.\d)##qid_(\d+)##([^#]+\.)")
 
@@ -38,18 +38,18 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes(all_kinds, tmp_path):
-    """Results on planted data could not be repeated elsewhere if one byte of any file moved."""
-    config = PlantedConfig(**read_planted(all_kinds).config)
-    write_planted(tmp_path / "again", config)
+    """Results on synthetic data could not be repeated elsewhere if one byte of any file moved."""
+    config = SyntheticConfig(**read_synthetic(all_kinds).config)
+    write_synthetic(tmp_path / "again", config)
     assert digests(tmp_path / "again") == digests(all_kinds)
 
 
 def test_seeds_and_kinds_are_independent(tmp_path):
     """Another seed must give another set; another kind of features the same videos and queries."""
     shape = {"videos": 8, "moments": 3, "min_clips": 14, "max_clips": 16, "max_moment": 5}
-    write_planted(tmp_path / "a", PlantedConfig(kinds=("i3d",), **shape))
-    write_planted(tmp_path / "b", PlantedConfig(kinds=("i3d",), seed=1, **shape))
-    write_planted(tmp_path / "c", PlantedConfig(kinds=("clip+sf",), **shape))
+    write_synthetic(tmp_path / "a", SyntheticConfig(kinds=("i3d",), **shape))
+    write_synthetic(tmp_path / "b", SyntheticConfig(kinds=("i3d",), seed=1, **shape))
+    write_synthetic(tmp_path / "c", SyntheticConfig(kinds=("clip+sf",), **shape))
     first, other_seed, other_kind = (digests(tmp_path / name) for name in "abc")
     assert first["planted.json"] != other_seed["planted.json"]
     assert not {value for name, value in first.items() if name.endswith(".npy")} & set(other_seed.values())
@@ -87,7 +87,7 @@ def test_durations(all_kinds):
     """Every annotated video needs a duration; jsonl windows are cut to it, txt ones may end past it."""
     videos = json.loads((all_kinds / "dataset/charades/charades.json").read_text())
     past = 0
-    for query in read_planted(all_kinds).queries:
+    for query in read_synthetic(all_kinds).queries:
         if query.task == "charades":
             assert videos[query.vid]["duration"] == query.duration
             assert videos[query.vid]["subset"] == {"train": "training", "test": "testing"}[query.split]
@@ -109,9 +109,9 @@ def test_labels_recover_the_planted_spans(record):
 
 
 def record_clips(record) -> dict[str, int]:
-    from img_deploy.training.planted.scenes import plan
+    from img_deploy.training.synthetic.scenes import plan
 
-    config = PlantedConfig(**record.config)
+    config = SyntheticConfig(**record.config)
     return {scene.vid: scene.clips for scene in plan(config, "charades")}
 
 
@@ -134,12 +134,12 @@ def test_activitynet(all_kinds):
 
 
 def test_readers_take_every_kind(all_kinds):
-    """Training and inference read planted data through the readers of the real data, or prove nothing about them."""
+    """Training and inference read synthetic data through the readers of the real data, or prove nothing about them."""
     from img_deploy.annotations import read_durations, read_samples
     from img_deploy.features.folders import open_folder
     from img_deploy.features.kinds import kind_named
 
-    record = read_planted(all_kinds)
+    record = read_synthetic(all_kinds)
     for task, video, audio, text, numbering in (
         ("charades", "i3d", "panns", None, "txt"),
         ("charades", "clip+sf", "panns", "clip", "txt"),
@@ -159,9 +159,9 @@ def test_readers_take_every_kind(all_kinds):
                 assert folder.load_text(qid).shape == (len(query.query.split()) + 3, kinds[2].width)
     charades = all_kinds / "dataset/charades"
     samples = read_samples(charades / "charades_sta_test_qid.txt", read_durations(charades / "charades.json"))
-    planted = record.by_qid("txt")
-    assert [s.query for s in samples] == [planted[s.qid].query for s in samples]
-    assert all(s.windows == (planted[s.qid].cut_window,) for s in samples)
+    facts = record.by_qid("txt")
+    assert [s.query for s in samples] == [facts[s.qid].query for s in samples]
+    assert all(s.windows == (facts[s.qid].cut_window,) for s in samples)
     assert len(read_samples(all_kinds / "dataset/activitynet/val_1_qid.json")) > 0
     truth = read_samples(charades / "charades_audiomatter_test_tvr_format.jsonl")
     assert {record.by_qid("tvr")[s.qid].needs_sound for s in truth} == {True}
@@ -170,7 +170,7 @@ def test_readers_take_every_kind(all_kinds):
 def test_kinds_on_disk_are_as_published(all_kinds):
     """File names, keys, widths and types of every kind; token features by the numbering of their own form."""
     features = all_kinds / "features/charades"
-    queries = [query for query in read_planted(all_kinds).queries if query.task == "charades"]
+    queries = [query for query in read_synthetic(all_kinds).queries if query.task == "charades"]
     vid = queries[0].vid
     assert np.load(features / f"i3d_video/{vid}.npy").shape[1] == 1024
     assert vid in json.loads((features / "i3d_video/feature_shapes.json").read_text())
@@ -191,7 +191,7 @@ def test_glove_like_file(all_kinds):
     fields = [line.split(" ") for line in lines]
     whole = {row[0]: np.array(row[1:], dtype=float) for row in fields if len(row) == 301}
     assert sum(len(row) != 301 for row in fields) == 3
-    used = {word for q in read_planted(all_kinds).queries for word in [*q.query.removesuffix(".").split(), "."]}
+    used = {word for q in read_synthetic(all_kinds).queries for word in [*q.query.removesuffix(".").split(), "."]}
     assert used - whole.keys() <= {"zorblax"}
     assert "zorblax" not in whole
     assert len(whole.keys() - used) > 30
@@ -211,25 +211,25 @@ def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer_module, "write_glove", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_planted(tmp_path / "out", PlantedConfig(videos=8, video_width=4, audio_width=4))
+        write_synthetic(tmp_path / "out", SyntheticConfig(videos=8, video_width=4, audio_width=4))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_folders_are_kept(tmp_path):
-    """A user's folder must never be replaced; an earlier planted set only on request."""
-    config = PlantedConfig(videos=8, video_width=4, audio_width=4)
+    """A user's folder must never be replaced; an earlier synthetic set only on request."""
+    config = SyntheticConfig(videos=8, video_width=4, audio_width=4)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="no planted dataset"):
-            write_planted(tmp_path / "mine", config, overwrite)
+        with pytest.raises(InputError, match="no synthetic dataset"):
+            write_synthetic(tmp_path / "mine", config, overwrite)
     assert (tmp_path / "mine/file").read_text() == "precious"
     (tmp_path / "out").mkdir()
-    write_planted(tmp_path / "out", config)
+    write_synthetic(tmp_path / "out", config)
     with pytest.raises(InputError, match="exists"):
-        write_planted(tmp_path / "out", config)
+        write_synthetic(tmp_path / "out", config)
     (tmp_path / "out/stale").write_text("")
-    write_planted(tmp_path / "out", config, overwrite=True)
+    write_synthetic(tmp_path / "out", config, overwrite=True)
     assert not (tmp_path / "out/stale").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
@@ -237,8 +237,8 @@ def test_existing_folders_are_kept(tmp_path):
 def test_progress_and_summary(tmp_path):
     """A progress bar that stops short, or a summary that counts wrongly, misleads."""
     calls = []
-    config = PlantedConfig(videos=8, video_width=4, audio_width=4)
-    summary = write_planted(tmp_path / "out", config, progress=lambda done, total: calls.append((done, total)))
+    config = SyntheticConfig(videos=8, video_width=4, audio_width=4)
+    summary = write_synthetic(tmp_path / "out", config, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(k, 8) for k in range(1, 9)]
     assert (summary.videos, summary.queries) == (8, 32)
     assert summary.size == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
@@ -246,8 +246,8 @@ def test_progress_and_summary(tmp_path):
 
 @pytest.mark.parametrize("content", [None, "{}", "[]", "not json", '{"schema": 9, "config": {}, "queries": []}'])
 def test_bad_sidecars_are_named(tmp_path, content):
-    """Analysis on a folder that is no planted dataset must end in one clear line."""
+    """Analysis on a folder that is no synthetic dataset must end in one clear line."""
     if content is not None:
         (tmp_path / "planted.json").write_text(content)
     with pytest.raises(AnnotationError, match=r"planted\.json"):
-        read_planted(tmp_path)
+        read_synthetic(tmp_path)

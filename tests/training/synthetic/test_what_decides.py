@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import ConfigError, InputError
-from img_deploy.training.planted import PlantedConfig, read_planted, replace_audio_with_noise
-from img_deploy.training.planted.grammar import UNKNOWN_WORD, build_actions, lexicon, words_of
-from img_deploy.training.planted.scenes import plan
-from img_deploy.training.planted.signals import Prototypes
+from img_deploy.training.synthetic import SyntheticConfig, read_synthetic, replace_audio_with_noise
+from img_deploy.training.synthetic.grammar import UNKNOWN_WORD, build_actions, lexicon, words_of
+from img_deploy.training.synthetic.scenes import plan
+from img_deploy.training.synthetic.signals import Prototypes
 
 
 @settings(max_examples=40, deadline=None)
@@ -36,7 +36,7 @@ from img_deploy.training.planted.signals import Prototypes
 def test_scenes_keep_their_promises(settings_drawn):
     """Overlapping moments, an action twice in a video, or a query nothing can answer would cap every score."""
     try:
-        config = PlantedConfig(**settings_drawn)
+        config = SyntheticConfig(**settings_drawn)
     except ConfigError:
         return
     scenes = plan(config, "charades")
@@ -162,7 +162,7 @@ def test_noise_replaces_audio(narrow, record, tmp_path):
         assert after.keys() == before.keys()
         changed[share] = {name.removesuffix(".npy") for name in after if after[name] != before[name]}
         assert len(changed[share]) == round(share * len(heard))
-        for old, new in zip(record.queries, read_planted(out).queries, strict=True):
+        for old, new in zip(record.queries, read_synthetic(out).queries, strict=True):
             assert new.audio == ("noise" if new.vid in changed[share] else old.audio)
             assert new.sound is (old.sound and new.vid not in changed[share])
             assert (new.qids, new.query, new.span) == (old.qids, old.query, old.span)
@@ -184,7 +184,7 @@ def test_noise_replaces_vggish(all_kinds, tmp_path):
     new = dict(load_arrays(tmp_path / "half/features/activitynet/audio/VGGish.pickle"))
     assert list(new) == list(old)
     changed = {vid for vid in old if not np.array_equal(old[vid], new[vid])}
-    record = read_planted(tmp_path / "half")
+    record = read_synthetic(tmp_path / "half")
     noisy = {q.vid for q in record.queries if q.audio == "noise"}
     assert changed
     assert changed <= noisy

@@ -1,4 +1,4 @@
-"""The callback that runs along: logs, evaluations, the best and the last checkpoints, and states to resume from."""
+"""The callback of a training run: logs, evaluations, the best and the last checkpoints, states to resume from."""
 
 import os
 import time
@@ -23,8 +23,8 @@ CHOSEN_BY = "fused/R1@0.7"
 
 
 @dataclass
-class Progress:
-    """What a listener is told after a step."""
+class RunProgress:
+    """Where a run stands after a step."""
 
     step: int
     total_steps: int
@@ -38,10 +38,10 @@ class Progress:
     """Where the step was evaluated."""
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[RunProgress], None]
 
 
-class Keeper(L.Callback):
+class CheckpointCallback(L.Callback):
     """Runs after every step, on every device; files are written by the first.
 
     Evaluation is done by each device alike: it is short, and needs no messages between them.
@@ -52,15 +52,19 @@ class Keeper(L.Callback):
         run: RunFolder,
         config: TrainConfig,
         data: GroundingData,
-        watched: Queries,
+        validation: Queries,
         provenance: dict[str, Any],
         listener: Listener | None = None,
     ) -> None:
-        self.run, self.config, self.data, self.watched = run, config, data, watched
+        self.run, self.config, self.data, self.validation = run, config, data, validation
         self.provenance, self.listener = provenance, listener
         self.best: float = -1.0
         self.history: list[dict[str, Any]] = []
         self._samples, self._seconds, self._since = 0, 0.0, 0.0
+
+    @property
+    def state_key(self) -> str:
+        return "Keeper"  # what the states of all versions call it
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "history": self.history}
@@ -90,7 +94,7 @@ class Keeper(L.Callback):
         if self.listener is not None and trainer.is_global_zero:
             assert pl_module.last_terms is not None
             loss = pl_module.last_terms.total.item()
-            place = Progress(
+            place = RunProgress(
                 step,
                 pl_module.total_steps,
                 (step - 1) // pl_module.epoch_steps,
@@ -120,7 +124,7 @@ class Keeper(L.Callback):
 
     def _evaluate(self, trainer: L.Trainer, module: GroundingModule, step: int) -> dict[str, float]:
         answers = answers_of_network(
-            module.network, self.data, self.watched, self.config.evaluation_batch, module.device
+            module.network, self.data, self.validation, self.config.evaluation_batch, module.device
         )
         scores = quick_scores(answers)
         self.history.append({"step": step, **scores})
@@ -139,9 +143,9 @@ class Keeper(L.Callback):
     def _log_scores(module: GroundingModule, answers: Answers, scores: dict[str, float], step: int) -> None:
         if isinstance(module.logger, TensorBoardLogger):
             module.logger.log_metrics({f"evaluation/{name}": value for name, value in scores.items()}, step)
-            heard = answers.importance[answers.has_audio]
-            if len(heard):
-                module.logger.experiment.add_histogram("evaluation/importance", heard, step)
+            with_audio = answers.importance[answers.has_audio]
+            if len(with_audio):
+                module.logger.experiment.add_histogram("evaluation/importance", with_audio, step)
 
     def _checkpoint(self, module: GroundingModule, step: int, scores: dict[str, float]) -> Checkpoint:
         text = self.data.folder.wanted.text

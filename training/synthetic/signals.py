@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from img_deploy.training.planted.grammar import Action
-from img_deploy.training.planted.scenes import Scene, stream
+from img_deploy.training.synthetic.grammar import Action
+from img_deploy.training.synthetic.scenes import Scene, stream
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -33,13 +33,13 @@ class Prototypes:
 
 
 def visual_features(scene: Scene, prototypes: Prototypes, signal: float, frames: int | None = None) -> Array:
-    """What is seen: [frames, width] float32, one frame per clip unless told otherwise."""
+    """Sight: [frames, width] float32, one frame per clip by default."""
     keys = [event.action.look for event in scene.events]
     return _render(scene, keys, prototypes, signal, frames or scene.clips)
 
 
 def audio_features(scene: Scene, prototypes: Prototypes, signal: float) -> Array | None:
-    """What is heard: [frames, width] float32 at one frame per second; None where the video has no sound track."""
+    """Sound: [frames, width] float32 at one frame per second; None where the video has no sound track."""
     if scene.audio == "none":
         return None
     frames = max(1, round(scene.duration))

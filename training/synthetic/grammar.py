@@ -164,7 +164,7 @@ def sentence(action: Action, random: np.random.Generator) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a planted sentence as NLTK's tokenizer gives them: there is no punctuation but the full stop."""
+    """Words of a generated sentence as NLTK's tokenizer gives them: there is no punctuation but the full stop."""
     return [*text.removesuffix(".").split(), "."]
 
 

@@ -1,4 +1,4 @@
-"""A planted dataset whose audio is noise in some of its videos: what audio that does not match costs."""
+"""A synthetic dataset whose audio is noise in some of its videos: what audio that does not match costs."""
 
 import os
 import pickle
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from img_deploy.errors import InputError
-from img_deploy.training.planted.folder import new_folder
-from img_deploy.training.planted.queries import SIDECAR, read_planted, with_noise, write_record
-from img_deploy.training.planted.scenes import stream
-from img_deploy.training.planted.signals import as_bytes, noise_like
+from img_deploy.training.synthetic.folder import new_folder
+from img_deploy.training.synthetic.queries import SIDECAR, read_synthetic, with_noise, write_record
+from img_deploy.training.synthetic.scenes import stream
+from img_deploy.training.synthetic.signals import as_bytes, noise_like
 
 
 def replace_audio_with_noise(folder: Path, out: Path, share: float, seed: int = 0, overwrite: bool = False) -> int:
-    """Copy a planted dataset to ``out`` with the audio of a share of its videos replaced by noise of the same shape.
+    """Copy a synthetic dataset to ``out`` with the audio of a share of its videos replaced by noise of the same shape.
 
     Unchanged files are hard links where the file system allows. With one seed, the videos of a smaller share are
     among those of a larger one. ``planted.json`` tells the change.
@@ -25,15 +25,15 @@ def replace_audio_with_noise(folder: Path, out: Path, share: float, seed: int = 
     Returns:
         Number of videos whose audio was replaced.
     Raises:
-        InputError: the share is out of range, or ``out`` exists. AnnotationError: ``folder`` is no planted dataset.
+        InputError: the share is out of range, or ``out`` exists. AnnotationError: ``folder`` is no synthetic dataset.
     """
     if not 0 <= share <= 1:
         raise InputError(f"share: got {share}, expected 0 to 1")
     folder = Path(folder)
-    record = read_planted(folder)
-    heard = sorted({query.vid for query in record.queries if query.audio != "none"})
-    order = stream(seed, "noise order").permutation(len(heard))
-    chosen = {heard[k] for k in order[: round(share * len(heard))]}
+    record = read_synthetic(folder)
+    with_audio = sorted({query.vid for query in record.queries if query.audio != "none"})
+    order = stream(seed, "noise order").permutation(len(with_audio))
+    chosen = {with_audio[k] for k in order[: round(share * len(with_audio))]}
     with new_folder(out, overwrite) as copy:
         shutil.copytree(folder, copy, copy_function=_link, dirs_exist_ok=True)
         for vid in chosen:

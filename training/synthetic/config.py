@@ -1,18 +1,18 @@
-"""What is planted: sizes, shares and the strength of the signal."""
+"""What is generated: sizes, shares and the strength of the signal."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from img_deploy.errors import ConfigError
-from img_deploy.training.planted.grammar import LOOK_ALIKE_PAIRS, OTHER_ACTIONS, SILENT_ACTIONS
+from img_deploy.training.synthetic.grammar import LOOK_ALIKE_PAIRS, OTHER_ACTIONS, SILENT_ACTIONS
 
 CHARADES_KINDS = ("i3d", "clip+sf", "iv2")
 KINDS = (*CHARADES_KINDS, "activitynet")
 
 
 @dataclass(frozen=True)
-class PlantedConfig:
-    """A planted dataset. Raises ConfigError naming every problem at once."""
+class SyntheticConfig:
+    """A synthetic dataset. Raises ConfigError naming every problem at once."""
 
     kinds: tuple[str, ...] = ("i3d",)
     """Feature kinds to write: i3d, clip+sf, iv2 (all three on the same Charades-like videos), activitynet."""
@@ -55,10 +55,10 @@ class PlantedConfig:
         object.__setattr__(self, "kinds", kinds)  # a YAML or JSON list, or one name, is meant well
         problems = [*self._kind_problems(), *self._size_problems(), *self._action_problems(), *self._share_problems()]
         if problems:
-            raise ConfigError("planted data: " + "; ".join(problems))
+            raise ConfigError("synthetic data: " + "; ".join(problems))
 
     @classmethod
-    def small(cls, **changes: Any) -> "PlantedConfig":
+    def small(cls, **changes: Any) -> "SyntheticConfig":
         """720 queries on 240 videos of 16 to 24 clips and 10 actions, real widths: learnt within some 700 steps."""
         smaller = {"videos": 240, "moments": 3, "min_clips": 16, "max_clips": 24, "max_moment": 8}
         return cls(**{**smaller, "look_alike_pairs": 2, "silent": 3, "other": 3, **changes})

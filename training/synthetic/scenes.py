@@ -9,8 +9,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from img_deploy.training.planted.config import PlantedConfig
-from img_deploy.training.planted.grammar import Action, build_actions, sentence
+from img_deploy.training.synthetic.config import SyntheticConfig
+from img_deploy.training.synthetic.grammar import Action, build_actions, sentence
 
 Audio: TypeAlias = Literal["real", "noise", "none"]
 Split: TypeAlias = Literal["train", "test"]
@@ -51,7 +51,7 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *(crc32(str(name).encode()) for name in names)])
 
 
-def plan(config: PlantedConfig, task: Task) -> list[Scene]:
+def plan(config: SyntheticConfig, task: Task) -> list[Scene]:
     """All videos of a task, training first."""
     test = min(max(round(config.videos * config.test_share), 2), config.videos - 2)
     vids = _video_ids(config, task)
@@ -69,7 +69,7 @@ def plan(config: PlantedConfig, task: Task) -> list[Scene]:
 
 
 def _assign_audio(
-    config: PlantedConfig, videos: int, random: np.random.Generator
+    config: SyntheticConfig, videos: int, random: np.random.Generator
 ) -> tuple[list[Audio], npt.NDArray[np.bool_]]:
     """Kind of audio of each video, in exact shares, and which of the real ones hold a look-alike pair (1 at least)."""
     silent = min(round(videos * config.no_audio_share), videos - 1)
@@ -130,7 +130,7 @@ class _Casts:
 
 
 def _scene(
-    config: PlantedConfig,
+    config: SyntheticConfig,
     vid: str,
     split: Split,
     audio: Audio,
@@ -150,7 +150,7 @@ def _scene(
     return Scene(vid, split, clips, duration, audio, tuple(events))
 
 
-def _spans(config: PlantedConfig, clips: int, count: int, random: np.random.Generator) -> list[tuple[int, int]]:
+def _spans(config: SyntheticConfig, clips: int, count: int, random: np.random.Generator) -> list[tuple[int, int]]:
     """Disjoint moments with at least one clip between two, short ones more often than long ones."""
     draws = random.integers(config.min_moment, config.max_moment + 1, size=(count, 2))
     lengths = draws.min(axis=1)
@@ -162,7 +162,7 @@ def _spans(config: PlantedConfig, clips: int, count: int, random: np.random.Gene
     return [(int(first), int(first + length) - 1) for first, length in zip(firsts, lengths, strict=True)]
 
 
-def _video_ids(config: PlantedConfig, task: Task) -> list[str]:
+def _video_ids(config: SyntheticConfig, task: Task) -> list[str]:
     """Different ids in the dataset's own form: ``3MSZA``, ``v_uqiMw7tQ1Cc``."""
     random = stream(config.seed, task, "ids")
     letters, prefix, length = string.ascii_uppercase + string.digits, "", 5

@@ -1,14 +1,14 @@
-"""Configurations that cannot be planted, and the presets."""
+"""Configurations that cannot be generated, and the presets."""
 
 import pytest
 
 from img_deploy.errors import ConfigError
-from img_deploy.training.planted import PlantedConfig
+from img_deploy.training.synthetic import SyntheticConfig
 
 
 def test_defaults_are_the_documented_set():
     """24 actions, some 1,600 training queries, 24 to 40 clips, signal 1.2 over unit noise."""
-    config = PlantedConfig()
+    config = SyntheticConfig()
     assert config.actions == 24
     assert round(config.videos * (1 - config.test_share)) * config.moments == 1600
     assert (config.min_clips, config.max_clips, config.signal) == (24, 40, 1.2)
@@ -16,14 +16,14 @@ def test_defaults_are_the_documented_set():
 
 def test_small_keeps_real_widths_and_takes_changes():
     """A demo on the small set must exercise the real widths."""
-    config = PlantedConfig.small(seed=3, videos=20)
+    config = SyntheticConfig.small(seed=3, videos=20)
     assert (config.seed, config.videos, config.video_width, config.audio_width) == (3, 20, None, None)
-    assert (PlantedConfig.small().videos, PlantedConfig.small().actions) == (240, 10)
+    assert (SyntheticConfig.small().videos, SyntheticConfig.small().actions) == (240, 10)
 
 
 def test_kinds_may_come_from_a_file():
     """A list read back from planted.json, or one name, must mean what the tuple means."""
-    assert PlantedConfig(kinds=["i3d"], video_width=8) == PlantedConfig(kinds="i3d", video_width=8)
+    assert SyntheticConfig(kinds=["i3d"], video_width=8) == SyntheticConfig(kinds="i3d", video_width=8)
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ def test_kinds_may_come_from_a_file():
 def test_every_problem_is_named(changes, words):
     """An impossible set must be refused before hours of training, with all its problems at once."""
     with pytest.raises(ConfigError) as error:
-        PlantedConfig(**changes)
+        SyntheticConfig(**changes)
     assert all(word in str(error.value) for word in words)

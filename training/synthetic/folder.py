@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from img_deploy.errors import InputError
-from img_deploy.training.planted.queries import SIDECAR
+from img_deploy.training.synthetic.queries import SIDECAR
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``out`` that takes its name when the block ends well, and goes when it does not.
 
     Args:
-        overwrite: replace an earlier planted dataset; nothing else is ever replaced, an empty folder excepted.
+        overwrite: replace an earlier synthetic dataset; nothing else is ever replaced, an empty folder excepted.
     Raises:
         InputError: ``out`` exists, or cannot be written.
     """
@@ -46,6 +46,6 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / SIDECAR).is_file():
-        raise InputError(f"{out}: exists and is no planted dataset; choose another folder")
+        raise InputError(f"{out}: exists and is no synthetic dataset; choose another folder")
     if not overwrite:
         raise InputError(f"{out}: exists; choose another folder, or ask to overwrite it")

@@ -1,4 +1,4 @@
-"""The queries of a planted dataset under every numbering, and the sidecar ``planted.json`` that explains them."""
+"""The queries of a synthetic dataset under every numbering, and the sidecar ``planted.json`` that explains them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from img_deploy.errors import AnnotationError
-from img_deploy.training.planted.grammar import Category, sentence
-from img_deploy.training.planted.scenes import Audio, Event, Scene, Task, stream
+from img_deploy.training.synthetic.grammar import Category, sentence
+from img_deploy.training.synthetic.scenes import Audio, Event, Scene, Task, stream
 
 SIDECAR = "planted.json"
 SCHEMA = 1
@@ -19,7 +19,7 @@ Numbering = Literal["txt", "tvr", "json"]
 
 
 @dataclass(frozen=True)
-class PlantedQuery:
+class SyntheticQuery:
     """One query and what decides it."""
 
     task: Task
@@ -55,18 +55,18 @@ class PlantedQuery:
 
 
 @dataclass(frozen=True)
-class PlantedRecord:
+class SyntheticRecord:
     """Content of ``planted.json``."""
 
     config: Mapping[str, Any]
-    queries: tuple[PlantedQuery, ...]
+    queries: tuple[SyntheticQuery, ...]
 
-    def by_qid(self, numbering: Numbering) -> dict[int, PlantedQuery]:
+    def by_qid(self, numbering: Numbering) -> dict[int, SyntheticQuery]:
         """Queries by their id in one numbering; rows that it lacks are left out."""
         return {query.qids[numbering]: query for query in self.queries if numbering in query.qids}
 
 
-def charades_queries(scenes: Sequence[Scene], seed: int) -> list[PlantedQuery]:
+def charades_queries(scenes: Sequence[Scene], seed: int) -> list[SyntheticQuery]:
     """Training queries in mixed order, then test queries by video, numbered as the real files are.
 
     The txt form counts through; the jsonl form lacks a few training rows, so the two disagree on every test row.
@@ -87,9 +87,9 @@ def charades_queries(scenes: Sequence[Scene], seed: int) -> list[PlantedQuery]:
     return queries
 
 
-def activitynet_queries(scenes: Sequence[Scene], seed: int) -> list[PlantedQuery]:
+def activitynet_queries(scenes: Sequence[Scene], seed: int) -> list[SyntheticQuery]:
     """Training queries by video, then val_1 and val_2: the same test videos, worded twice, as in the real files."""
-    queries: list[PlantedQuery] = []
+    queries: list[SyntheticQuery] = []
 
     def add(scene: Scene, event: Event, split: str, text: str) -> None:
         queries.append(_query("activitynet", split, {"json": len(queries)}, scene, event, text))
@@ -104,20 +104,20 @@ def activitynet_queries(scenes: Sequence[Scene], seed: int) -> list[PlantedQuery
     return queries
 
 
-def sound_decided(queries: Iterable[PlantedQuery]) -> list[PlantedQuery]:
+def sound_decided(queries: Iterable[SyntheticQuery]) -> list[SyntheticQuery]:
     """The test queries that sound alone decides: the counterpart of Charades-AudioMatter."""
     return [query for query in queries if query.split == "test" and query.needs_sound]
 
 
-def write_record(folder: Path, config: Mapping[str, Any], queries: Iterable[PlantedQuery]) -> None:
+def write_record(folder: Path, config: Mapping[str, Any], queries: Iterable[SyntheticQuery]) -> None:
     """Write ``planted.json``, one query per line."""
     rows = ",\n".join(json.dumps(asdict(query)) for query in queries)
     head = json.dumps(config)
     (folder / SIDECAR).write_text(f'{{"schema": {SCHEMA},\n"config": {head},\n"queries": [\n{rows}\n]}}\n', "utf-8")
 
 
-def read_planted(folder: Path) -> PlantedRecord:
-    """Read the sidecar of a planted dataset.
+def read_synthetic(folder: Path) -> SyntheticRecord:
+    """Read the sidecar of a synthetic dataset.
 
     Raises:
         AnnotationError: there is none, or it is not one of this program.
@@ -128,22 +128,22 @@ def read_planted(folder: Path) -> PlantedRecord:
         if content["schema"] != SCHEMA:
             raise AnnotationError(f"{path}: got schema {content['schema']!r}, expected {SCHEMA}; generate it again")
         rows = [{**row, "span": tuple(row["span"]), "window": tuple(row["window"])} for row in content["queries"]]
-        return PlantedRecord(content["config"], tuple(PlantedQuery(**row) for row in rows))
+        return SyntheticRecord(content["config"], tuple(SyntheticQuery(**row) for row in rows))
     except OSError as error:
         raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a planted dataset"
+            f"{path}: cannot be read ({error.strerror}); give the folder of a synthetic dataset"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise AnnotationError(f"{path}: not the record of a planted dataset ({error!r}); generate it again") from None
+        raise AnnotationError(f"{path}: not the record of a synthetic dataset ({error!r}); generate it again") from None
 
 
-def with_noise(queries: Iterable[PlantedQuery], vids: set[str]) -> list[PlantedQuery]:
+def with_noise(queries: Iterable[SyntheticQuery], vids: set[str]) -> list[SyntheticQuery]:
     """The queries after the audio of some videos became noise."""
     return [replace(query, audio="noise", sound=False) if query.vid in vids else query for query in queries]
 
 
-def _query(task: Task, split: str, qids: dict[Numbering, int], scene: Scene, event: Event, text: str) -> PlantedQuery:
-    return PlantedQuery(
+def _query(task: Task, split: str, qids: dict[Numbering, int], scene: Scene, event: Event, text: str) -> SyntheticQuery:
+    return SyntheticQuery(
         task,
         split,
         qids,
