@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from img_deploy.errors import FeatureError, InputError, VerificationError
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.report import REPORT, failure, markdown
-from img_deploy.export.verify import BUDGETS, Result, Row, Verification, compare, in_run_order, results
-from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
+from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
+from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Manifest, replacing, write_manifest
 
 if TYPE_CHECKING:
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.model.network import IMGNetwork
 
-TARGETS = ("onnx", "aoti", "tensorrt")
+TARGETS = ("onnx", "tensorrt")
+DROPPED = {
+    "aoti": "packages compiled by AOTInductor were dropped: on a CPU they were no faster than eager PyTorch, and "
+    "slower than ONNX Runtime; leave aoti out"
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ExportOptions:
     precisions: tuple[str, ...] = ("fp32",)
     """The first is what the bundle runs by default."""
     targets: tuple[str, ...] = ("onnx",)
-    """``onnx`` always; ``aoti`` compiles packages for this machine, ``tensorrt`` builds engines from the graphs."""
+    """``onnx`` always; ``tensorrt`` builds engines from the graphs."""
     samples: Path | None = None
     """Feature folder to verify on; None draws features."""
     sample_queries: Path | None = None
@@ -40,6 +44,9 @@ class ExportOptions:
     """How engines are built, where they are asked for."""
 
     def __post_init__(self) -> None:
+        for target in self.targets:
+            if target in DROPPED:
+                raise InputError(f"target {target}: {DROPPED[target]}")
         for name, values, known in (("precision", self.precisions, BUDGETS), ("target", self.targets, TARGETS)):
             for value in values:
                 if value not in known:
@@ -82,17 +89,13 @@ def bundle_from_checkpoint(
     """
     options = options or ExportOptions()
     network = checkpoint.network()
-    samples, packaged = _samples(checkpoint, options), _packaged(options, tell)
+    samples = _samples(checkpoint, options)
     with replacing(out) as folder:
         graphs = _write_artifacts(checkpoint, network, folder, options, tell)
-        for precision in packaged:
-            from img_deploy.export.aoti import add_aoti
-
-            add_aoti(network, folder, precision, tell=tell)
         manifest = _manifest(checkpoint, graphs, options)
         write_manifest(folder, manifest)
         tell("verifying")
-        rows = _verified(network, Bundle.open(folder), samples, options, packaged)
+        rows = _verified(network, Bundle.open(folder), samples, options)
         verification = Verification(_source(samples, options), options.seed, tuple(rows))
         show(verification)
         if not verification.passed:
@@ -123,22 +126,6 @@ def _source(samples: "Sequence[Sample]", options: ExportOptions) -> str:
     if options.samples is None:
         return f"{len(samples)} drawn samples"
     return f"{len(samples)} videos of {options.samples.name}, {'own' if options.sample_queries else 'drawn'} queries"
-
-
-def _packaged(options: ExportOptions, tell: Callable[[str], None]) -> tuple[str, ...]:
-    """The precisions to compile packages in. Raises InputError where this machine compiles none of them."""
-    if "aoti" not in options.targets:
-        return ()
-    from img_deploy.export.aoti import aoti_device, compiled_precisions
-
-    device = aoti_device()
-    found = compiled_precisions(options.precisions, device)
-    if not found:
-        asked = ", ".join(options.precisions)
-        raise InputError(f"precision: got {asked}, aoti compiles fp32 alone on a {device}; add fp32, or leave aoti out")
-    for precision in set(options.precisions) - set(found):
-        tell(f"no {precision} packages: aoti compiles fp32 alone on a {device}")
-    return found
 
 
 def _write_artifacts(
@@ -216,10 +203,8 @@ def _verified(
     bundle: Bundle,
     samples: "Sequence[Sample]",
     options: ExportOptions,
-    packaged: Sequence[str] = (),
 ) -> list[Row]:
-    """Each precision in ONNX Runtime where its CPU kernels take it, what its types alone cost in eager PyTorch, and
-    each of the compiled packages."""
+    """Each precision in ONNX Runtime where its CPU kernels take it, and what its types alone cost in eager PyTorch."""
     from img_deploy.export.precision import IN_ORT, TypedTorchBackend
     from img_deploy.runtime.backends.ort import OrtBackend
     from img_deploy.runtime.backends.torch_eager import TorchBackend, open_backend
@@ -233,22 +218,6 @@ def _verified(
             rows += compare(OrtBackend(own), samples, reference, sizes)
         if precision != "fp32":
             rows += compare(TypedTorchBackend(network, precision), samples, reference, sizes, (64,))
-        if precision in packaged:
-            rows += _verified_packages(own, samples, reference)
     size = bundle.file(WEIGHTS).stat().st_size
     weights = dict.fromkeys(bundle.manifest.graphs[options.precisions[0]], size)
     return rows + compare(open_backend("cpu", bundle, None), samples, reference, weights, (64,))
-
-
-def _verified_packages(bundle: Bundle, samples: "Sequence[Sample]", reference: Sequence[Result]) -> list[Row]:
-    from img_deploy.export.aoti import aoti_device
-    from img_deploy.runtime.aoti_files import place
-    from img_deploy.runtime.backends import aoti
-
-    device, precision = aoti_device(), bundle.manifest.precision
-    sizes = {graph: bundle.file(place(device, precision, graph)).stat().st_size for graph in GRAPH_NAMES}
-    backend = aoti.open_backend(device, bundle, None)
-    try:
-        return compare(backend, samples, reference, sizes)
-    finally:
-        backend.close()

@@ -9,6 +9,7 @@ from img_deploy.errors import BundleError, InputError
 from img_deploy.export.verify import Verification
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.graphs import TensorSpec, graph_specs
+from img_deploy.runtime.backends.choose import has_packages
 from img_deploy.runtime.bundle import MANIFEST, Bundle
 
 Section = dict[str, Any]
@@ -83,6 +84,7 @@ def _bundle(path: Path) -> Inspection:
         "precisions": ", ".join(manifest.graphs),
         "default_precision": manifest.precision,
         "engines": len(manifest.engines),
+        "packages": "no longer used (aoti)" if has_packages(bundle) else None,
         "schema": manifest.schema,
     }
     sections = {"bundle": section, "limits": dict(manifest.limits), "configuration": dict(manifest.config)}

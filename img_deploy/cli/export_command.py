@@ -31,10 +31,7 @@ def export(
     ] = "fp32",
     targets: Annotated[
         str,
-        typer.Option(
-            help="What to make, separated by commas: onnx; aoti (packages compiled for this machine, which takes "
-            "minutes and a C++ compiler); tensorrt (engines for this machine)."
-        ),
+        typer.Option(help="What to make, separated by commas: onnx; tensorrt (engines for this machine)."),
     ] = "onnx",
     samples: Annotated[
         Path | None,
@@ -67,7 +64,7 @@ def export(
 
     Ends by running every artifact against the eager fp32 network.
 
-    Exit code 1: one of them is too far off or does not compile, and nothing was written, or no engines could be built,
+    Exit code 1: one of them is too far off, and nothing was written, or no engines could be built,
     and the bundle runs without them; 2: wrong input.
     """
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint

@@ -132,6 +132,7 @@ def test_options_that_are_wrong(run_cli, best, tmp_path):
     for options, part in (
         (("--precision", "fp8"), "precision: got 'fp8'"),
         (("--targets", "onnx,coreml"), "target: got 'coreml'"),
+        (("--targets", "onnx,aoti"), "target aoti: packages compiled by AOTInductor were dropped"),
         (("--samples", tmp_path / "none"), "none"),
         (("--out", best), "no folder"),
     ):

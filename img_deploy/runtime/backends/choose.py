@@ -45,13 +45,11 @@ _HERE = __name__.rpartition(".")[0]
 REGISTRY: tuple[Entry, ...] = (
     Entry("tensorrt", "cuda", f"{_HERE}.trt"),
     Entry("triton", "cuda", f"{_HERE}.triton_graphs"),
-    Entry("aoti", "cuda", f"{_HERE}.aoti"),
     Entry("onnxruntime", "cuda", f"{_HERE}.ort"),
     Entry("torch", "cuda", f"{_HERE}.torch_eager"),
     # After torch, which runs wherever there is a GPU: its first run takes minutes, so it has to be asked for.
     Entry("onnxruntime-tensorrt", "cuda", f"{_HERE}.ort_tensorrt"),
     Entry("onnxruntime", "cpu", f"{_HERE}.ort"),
-    Entry("aoti", "cpu", f"{_HERE}.aoti"),
     Entry("torch", "cpu", f"{_HERE}.torch_eager"),
 )
 """Fastest first."""
@@ -84,6 +82,11 @@ def grouped(out: dict[str, str]) -> list[str]:
     return [f"{', '.join(those)}: {why}" for why, those in labels.items()]
 
 
+def has_packages(bundle: Bundle) -> bool:
+    """Whether an earlier version put compiled packages into a bundle."""
+    return any(name.startswith("aoti/") for name in bundle.manifest.files)
+
+
 def backend_names() -> list[str]:
     """What :func:`choose` takes beside ``auto``, fastest first."""
     return list(dict.fromkeys(entry.name for entry in REGISTRY))
@@ -111,7 +114,7 @@ def choose(bundle: Bundle, name: str = AUTO, threads: int | None = None) -> Choi
     entries = [entry for entry in REGISTRY if name in (AUTO, entry.name, entry.label)]
     if not entries:
         raise InputError(f"backend: got {name!r}, expected one of {', '.join([AUTO, *backend_names()])}")
-    out: dict[str, str] = {}
+    out = {"aoti": "its packages in this bundle are no longer used"} if has_packages(bundle) else {}
     for entry in entries:
         why = entry.load().unavailable(entry.device, bundle)
         if why is None:

@@ -1,5 +1,6 @@
 """Which backend answers, and what is said of the others."""
 
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 from img_deploy.errors import BackendError, BundleError, InputError
 from img_deploy.runtime.backends import choose as choosing
 from img_deploy.runtime.backends.choose import Entry, backend_names, choose, grouped, survey
-from img_deploy.runtime.bundle import Bundle
+from img_deploy.runtime.bundle import Bundle, write_manifest
 
 
 class Fake:
@@ -42,7 +43,7 @@ def registry(monkeypatch):
     return put
 
 
-BUNDLE = SimpleNamespace()
+BUNDLE = SimpleNamespace(manifest=SimpleNamespace(files={}))
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_others(registry):
@@ -95,7 +96,7 @@ def test_survey_asks_every_entry(registry):
 
 def test_the_real_registry(bundles):
     """A bundle with weights alone would not run, or its ONNX graphs would be missed too late."""
-    assert backend_names() == ["tensorrt", "triton", "aoti", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    assert backend_names() == ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     bundle = Bundle.open(bundles["tiny_vlm"])
     out = {entry.label: why for entry, why in survey(bundle)}
     assert out["torch:cpu"] is None
@@ -103,6 +104,23 @@ def test_the_real_registry(bundles):
     assert choose(bundle, "auto").backend.name == "torch"
     with pytest.raises(BackendError, match="no fp32 ONNX graphs"):
         choose(bundle, "onnxruntime:cpu")
+
+
+def test_packages_of_an_earlier_version_are_not_used(exported, tmp_path, run_cli):
+    """An old bundle would not open any more, or its packages lie there for ever without a word."""
+    folder = shutil.copytree(exported("tiny_glove"), tmp_path / "deploy")
+    for name in ("packages.json", "grounder.pt2"):
+        (folder / "aoti/cpu/fp32").mkdir(parents=True, exist_ok=True)
+        (folder / "aoti/cpu/fp32" / name).write_bytes(b"old")
+    write_manifest(folder, Bundle.open(folder).manifest)
+    note = "aoti: its packages in this bundle are no longer used"
+    for name in ("auto", "onnxruntime"):
+        assert str(choose(Bundle.open(folder), name)).count(note) == 1
+    inspected = run_cli("inspect", folder)
+    assert inspected.code == 0
+    assert inspected.out.count("no longer used") == 1
+    with pytest.raises(InputError, match="expected one of auto"):
+        choose(Bundle.open(folder), "aoti")
 
 
 def test_choosing_loads_no_framework():
@@ -116,7 +134,7 @@ def test_choosing_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = ["tensorrt", "triton", "aoti", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    names = ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     assert done.stdout.splitlines()[0] == f"{names} True True"
     assert "onnxruntime is not installed" in done.stdout
     assert "torch is not installed" in done.stdout
