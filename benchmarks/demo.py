@@ -97,7 +97,7 @@ def ask(out: Path) -> None:
 
 def choose(data: Path, samples: Sequence[Any]) -> list[Any]:
     """Some queries of every kind: decided by sound, silent, other."""
-    from img_deploy.training.synthetic import read_synthetic
+    from img_deploy.training.synthetic.queries import read_synthetic
 
     planted = read_synthetic(data).by_qid("tvr")
     groups: dict[str, list[Any]] = {}

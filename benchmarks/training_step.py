@@ -109,7 +109,8 @@ def _set_dropout(network: Any, p: float) -> float:
 def _material(shape: Shape, work: Path, threads: int) -> tuple[Any, Any, Any]:
     from img_deploy.training.config import TrainConfig
     from img_deploy.training.loader import StepBatches
-    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
+    from img_deploy.training.synthetic.config import SyntheticConfig
+    from img_deploy.training.synthetic.writer import write_synthetic
     from img_deploy.training.train import new_network, prepare
 
     data = work / f"clips{shape.clips}"
@@ -135,8 +136,6 @@ def _loop(config: Any, out: Path, steps: int, epoch_steps: int) -> list[tuple[fl
 
     By the clock, and of CPU time over all threads: the second does not grow when other programs want the cores.
     """
-    from dataclasses import replace
-
     from img_deploy.training.train import train
 
     stamps: list[tuple[float, float, bool]] = []
@@ -146,7 +145,8 @@ def _loop(config: Any, out: Path, steps: int, epoch_steps: int) -> list[tuple[fl
 
     steps += WARM_UP
     # One evaluation per epoch and one at the end; the first stamp has no interval.
-    run = replace(config, steps=steps + steps // (epoch_steps - 1) + 3, evaluations=1, save_every=10**6)
+    steps_in_all = steps + steps // (epoch_steps - 1) + 3
+    run = config.model_copy(update={"steps": steps_in_all, "evaluations": 1, "save_every": 10**6})
     train(run, out, listener=listen)
     # An evaluation comes between a step and its stamp.
     spent = [

@@ -29,7 +29,8 @@ def validation_problems(error: Any) -> str:
     for one in error.errors(include_url=False):
         where = ".".join(map(str, one["loc"]))
         what = one["msg"].removeprefix("Value error, ")
-        found.append(f"{where}: {what} (got {one['input']!r:.60})" if where else what)
+        got = "" if one["type"] == "missing" else f" (got {one['input']!r:.60})"  # else all that surrounds it
+        found.append(f"{where}: {what}{got}" if where else what)
     return one_line("; ".join(found))
 
 

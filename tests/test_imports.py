@@ -89,7 +89,7 @@ def test_imports_point_one_way():
         ("img_deploy.kernels", ("triton", "onnx")),
         ("img_deploy.model.network", ("triton", "onnx", "lightning")),
         ("img_deploy.export", ("lightning", "onnxruntime")),
-        ("img_deploy.training", ("lightning", "torch")),
+        ("img_deploy.training.config", ("lightning", "torch", "numpy")),
     ],
 )
 def test_importing_a_part_imports_no_more_than_it_needs(module, absent):

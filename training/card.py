@@ -40,7 +40,7 @@ def run_card(
             "selection_queries": len(datasets.validation),
             "notes": list(datasets.notes),
         },
-        "config": config.as_dict(),
+        "config": config.model_dump(),
         "seeds": {"run": config.seed, "slot_noise": config.noise_seed},
         "samples_per_second": round(callback.samples_per_second, 2),
         "history": callback.history,

@@ -10,8 +10,9 @@ from torch import Tensor
 from img_deploy.errors import ImgDeployError
 from img_deploy.model.network import IMGNetwork, NetworkOutput
 from img_deploy.training.config import TrainConfig
+from img_deploy.training.constants import LossConfig
 from img_deploy.training.data import Batch
-from img_deploy.training.losses import LossConfig, LossTerms, total_loss
+from img_deploy.training.losses import LossTerms, total_loss
 from img_deploy.training.schedule import build_optimizer, warm_up
 
 SHOWN_NAMES = 64

@@ -12,33 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.training.constants import LossConfig
+
 if TYPE_CHECKING:
     from img_deploy.model.network import NetworkOutput
 
 LOWEST_LOGIT = -1e30
 """Stands for minus infinity; finite, so that 0 * (difference of two such) is 0 and not NaN."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Constants and weights of the objective. A weight of 0 switches its term off (ablations)."""
-
-    gamma: float = 3.0
-    """Temperature of the pseudo-importance label."""
-    epsilon: float = 0.2
-    """Pseudo-labels up to this are 0 and their audio is left out; labels above 1 - epsilon are 1."""
-    temperature: float = 2.0
-    """Temperature of the distillation."""
-    margin: float = 0.2
-    """How far a clip of the moment must score above one outside it."""
-    saliency_weight: float = 0.5
-    distill_weight: float = 10.0
-    """Multiplied by the warm-up of the epoch."""
-    importance_weight: float = 5.0
-
-
-CHARADES_LOSSES = LossConfig(gamma=3.0, epsilon=0.2)
-ACTIVITYNET_LOSSES = LossConfig(gamma=2.0, epsilon=0.1)
 
 
 @dataclass(frozen=True)
@@ -154,7 +134,7 @@ def saliency_loss(saliency: Tensor, positives: Tensor, negatives: Tensor, margin
 
 
 def total_loss(
-    output: "NetworkOutput", targets: Targets, distill_warm_up: float, config: LossConfig = CHARADES_LOSSES
+    output: "NetworkOutput", targets: Targets, distill_warm_up: float, config: LossConfig = LossConfig()
 ) -> LossTerms:
     """The objective of one batch.
 

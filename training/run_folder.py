@@ -1,12 +1,12 @@
 """The files of one training run: configuration, states to resume from, checkpoints, card."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import CheckpointError, ConfigError
+from img_deploy.files import write_text
 from img_deploy.training.config import CONFIG_FILE, TrainConfig, read_config
 
 BEST, STATE, CARD_JSON, CARD_TEXT, LOGS = "best.pt", "resume.ckpt", "card.json", "card.md", "logs"
@@ -46,11 +46,10 @@ class RunFolder:
         if not file.exists():
             raise ConfigError(f"{self.path}: holds no training run to resume (no {CONFIG_FILE}); leave out --resume")
         config = read_config(file, {})
-        stored = config.as_dict()
-        differing = [f"{name} is {stored[name]!r}, got {value!r}" for name, value in given.items()]
+        stored = config.model_dump()
         differing = [
-            text
-            for text, (name, value) in zip(differing, given.items(), strict=True)
+            f"{name} is {stored.get(name)!r}, got {value!r}"
+            for name, value in given.items()
             if value is not None and stored.get(name) != value
         ]
         if differing:
@@ -81,6 +80,4 @@ class RunFolder:
 
     def write_card(self, card: dict[str, Any], text: str) -> None:
         for name, content in ((CARD_JSON, json.dumps(card, indent=1) + "\n"), (CARD_TEXT, text)):
-            temporary = self.path / f".{name}.tmp"
-            temporary.write_text(content, "utf-8")
-            os.replace(temporary, self.path / name)
+            write_text(self.path / name, content)

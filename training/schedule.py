@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
 
-DISTILL_WARM_UP_EPOCHS = 20
-FUSION_WARM_UP_EPOCHS = 10
 NO_DECAY = ("bias", "layer_norm", "LayerNorm")
 """A parameter whose name contains one of these has no weight decay."""
 
@@ -22,7 +20,7 @@ def warm_up(epoch: float, epochs: int) -> float:
 
     Args:
         epoch: e, counted from 0.
-        epochs: n; 20 for distillation, 10 for the fusion weight. With 0 there is no warm-up.
+        epochs: n. With 0 there is no warm-up.
     """
     if epochs <= 0 or epoch >= epochs:
         return 1.0

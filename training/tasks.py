@@ -4,17 +4,15 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from img_deploy.annotations import Sample, read_durations, read_samples
 from img_deploy.errors import AnnotationError, ConfigError
 from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, video_kind
+from img_deploy.training.constants import FeatureName, SplitName, TaskName, wrong_features
 
-TaskName = Literal["charades", "charadesAM", "activitynet"]
-FeatureName = Literal["i3d", "clip+sf", "iv2"]
-SplitName = Literal["train", "test", "val_2"]
-TASKS: tuple[TaskName, ...] = ("charades", "charadesAM", "activitynet")
-FEATURES: tuple[FeatureName, ...] = ("i3d", "clip+sf", "iv2")
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)
 
 GLOVE_FILE = "glove.840B.300d.txt"
 _AUDIOMATTER_TVR = (
@@ -142,8 +140,8 @@ def open_task(
         problems.append(f"task is {name!r}, expected one of {', '.join(TASKS)}")
     if features not in FEATURES:
         problems.append(f"features are {features!r}, expected one of {', '.join(FEATURES)}")
-    if name == "activitynet" and features != "i3d":
-        problems.append(f"features of activitynet are {features!r}, expected i3d")
+    elif problem := wrong_features(name, features):
+        problems.append(problem)
     if problems:
         raise ConfigError("; ".join(problems))
     root = Path(data)

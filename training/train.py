@@ -199,7 +199,7 @@ def _fit(
     epoch_steps = -(-len(datasets.train) // config.batch_size)
     total = config.steps or config.epochs * epoch_steps
     module = GroundingModule(network, config, total, epoch_steps)
-    provenance = {"origin": "trained", "config": config.as_dict(), "total_steps": total}
+    provenance = {"origin": "trained", "config": config.model_dump(), "total_steps": total}
     callback = CheckpointCallback(run, config, datasets.data, datasets.validation, provenance, listener)
     # Lightning speaks of settings that are ours, not the user's.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

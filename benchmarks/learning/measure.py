@@ -17,7 +17,7 @@ from img_deploy.training.answers import Answers, answers_of_network
 from img_deploy.training.config import CONFIG_FILE
 from img_deploy.training.data import GroundingData
 from img_deploy.training.metrics import summarise
-from img_deploy.training.synthetic import SyntheticQuery, read_synthetic
+from img_deploy.training.synthetic.queries import SyntheticQuery, read_synthetic
 from img_deploy.training.tasks import open_task
 from img_deploy.training.train import train
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.training.config import TrainConfig
-from img_deploy.training.synthetic import SyntheticConfig
+from img_deploy.training.synthetic.config import SyntheticConfig
 
 SEEDS = (0, 1, 2)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
-from img_deploy.training.synthetic import replace_audio_with_noise, write_synthetic
+from img_deploy.training.synthetic.noise import replace_audio_with_noise
+from img_deploy.training.synthetic.writer import write_synthetic
 
 STEPS = 2000
 

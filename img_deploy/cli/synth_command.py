@@ -6,18 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
+from img_deploy.cli.settings_options import with_options
+
 
 def register(app: typer.Typer) -> None:
-    app.command("synth")(synth)
+    from img_deploy.training.synthetic.config import SyntheticConfig
+
+    names = ("videos", "seed", "test_share", "video_width", "audio_width")
+    app.command("synth")(with_options(synth, SyntheticConfig, names))
 
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder; gets dataset/ and features/.")],
-    videos: Annotated[
-        int | None,
-        typer.Option(help="Videos of each task, training and test together. Default: 480; 240 with --small."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,15 +26,11 @@ def synth(
             show_default=False,
         ),
     ] = None,
-    test_share: Annotated[float, typer.Option(help="Share of the videos that is the test set, 0 to 1.")] = 1 / 6,
     small: Annotated[
-        bool, typer.Option("--small", help="Fewer actions and shorter videos: learnt in some 700 steps.")
+        bool, typer.Option("--small", help="240 shorter videos with fewer actions: learnt in some 700 steps.")
     ] = False,
-    video_width: Annotated[
-        int | None, typer.Option(help="Width of the visual features, i3d alone. Default: the kind's own.")
-    ] = None,
-    audio_width: Annotated[int | None, typer.Option(help="Likewise of the audio features.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier generated dataset.")] = False,
+    **options: Any,
 ) -> None:
     """Generate a dataset in which it is known what decides each query: sight, sound, or either.
 
@@ -42,13 +38,12 @@ def synth(
     was put in.
     """
     from img_deploy.cli.training_progress import CountBar
-    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
+    from img_deploy.training.synthetic.config import SyntheticConfig
+    from img_deploy.training.synthetic.writer import write_synthetic
 
     kinds = tuple(kind or ("i3d",))
-    changes: dict[str, Any] = {"kinds": kinds, "seed": seed, "test_share": test_share}
-    given = {"videos": videos, "video_width": video_width, "audio_width": audio_width}
-    changes |= {name: value for name, value in given.items() if value is not None}
-    config = SyntheticConfig.small(**changes) if small else SyntheticConfig(**changes)
+    given = {name: value for name, value in options.items() if value is not None}
+    config = (SyntheticConfig.small if small else SyntheticConfig)(kinds=kinds, **given)
     with CountBar("generating", "videos") as bar:
         summary = write_synthetic(out, config, overwrite, bar)
     print(f"{summary.folder}: {summary.videos} videos, {summary.queries} queries, {summary.size / 1e6:.0f} MB")

@@ -30,7 +30,8 @@ def golden_losses() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def narrow_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic Charades of 24 short videos with narrow features: 60 training queries, 12 of the test set."""
-    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
+    from img_deploy.training.synthetic.config import SyntheticConfig
+    from img_deploy.training.synthetic.writer import write_synthetic
 
     folder = tmp_path_factory.mktemp("narrow") / "data"
     sizes = {"videos": 24, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}

@@ -1,7 +1,5 @@
 """Where settings come from, and that wrong ones are all told at once."""
 
-from dataclasses import fields
-
 import pytest
 import yaml
 
@@ -40,12 +38,18 @@ def test_all_problems_are_told_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_config(file, {"learning_rate": -1.0})
     message = str(caught.value)
-    for part in ("settings.yaml", "sed is not a setting", "features is missing", "data is missing", "epochs is 'many'"):
+    for part in (
+        "settings.yaml",
+        "sed: Extra",
+        "features: Field required",
+        "data: Field required",
+        "integer (got 'many')",
+    ):
         assert part in message
     file.write_text("task: charade\nheads: 7\nfeatures: i3d\ndata: d\n")
     with pytest.raises(ConfigError) as caught:
         read_config(file, {"learning_rate": -1.0, "validation_share": 1.5})
-    for part in ("task is 'charade'", "not a multiple of heads 7", "learning_rate is -1.0", "validation_share is 1.5"):
+    for part in ("task: Input", "not a multiple of heads 7", "greater than 0 (got -1.0)", "less than 1 (got 1.5)"):
         assert part in str(caught.value)
 
 
@@ -67,7 +71,7 @@ def test_saved_settings_come_back(tmp_path):
     config = TrainConfig(**NEEDED, seed=5, use_event=False, steps=9, learning_rate=1e-3)
     config.save(tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml", {}) == config
-    assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {field.name for field in fields(config)}
+    assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == set(TrainConfig.model_fields)
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path):
@@ -84,7 +88,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path):
 
 def test_booleans_are_no_numbers():
     """`--set steps=true` would train one step."""
-    with pytest.raises(ConfigError, match="steps is True"):
+    with pytest.raises(ConfigError, match=r"steps: .*got True"):
         TrainConfig(**NEEDED, steps=True)
-    with pytest.raises(ConfigError, match="use_local is 0"):
+    with pytest.raises(ConfigError, match=r"use_local: .*got 0"):
         TrainConfig(**NEEDED, use_local=0)

@@ -14,7 +14,9 @@ from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import GroundingData, TrainingTargets, split_by_video
 from img_deploy.training.labels import label_moment
 from img_deploy.training.loader import StepBatches, StepLoader
-from img_deploy.training.synthetic import KINDS, SyntheticConfig, read_synthetic, write_synthetic
+from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
+from img_deploy.training.synthetic.queries import read_synthetic
+from img_deploy.training.synthetic.writer import write_synthetic
 from img_deploy.training.tasks import open_task
 from img_deploy.training.train import prepare
 

@@ -197,7 +197,8 @@ def test_an_evaluation_of_nothing_or_of_two_things_is_refused(narrow_data, best,
 
 def test_features_of_another_kind_are_refused(tmp_path, best):
     """A checkpoint of narrow features on a folder of wide ones."""
-    from img_deploy.training.synthetic import SyntheticConfig, write_synthetic
+    from img_deploy.training.synthetic.config import SyntheticConfig
+    from img_deploy.training.synthetic.writer import write_synthetic
 
     write_synthetic(tmp_path / "wide", SyntheticConfig(videos=8, moments=3, min_clips=11, max_clips=14, max_moment=4))
     with pytest.raises(InputError, match="width 24"):

@@ -5,8 +5,6 @@ import torch
 
 from img_deploy.errors import ConfigError
 from img_deploy.training.schedule import (
-    DISTILL_WARM_UP_EPOCHS,
-    FUSION_WARM_UP_EPOCHS,
     build_optimizer,
     linear_decay,
     parameter_groups,
@@ -19,7 +17,6 @@ def test_warm_up_golden(golden_json):
     for epochs, values in golden_json("warmup").items():
         got = [warm_up(epoch, int(epochs)) for epoch in range(len(values))]
         assert got == pytest.approx(values, abs=1e-9)
-    assert (DISTILL_WARM_UP_EPOCHS, FUSION_WARM_UP_EPOCHS) == (20, 10)
 
 
 def test_warm_up_can_be_switched_off():

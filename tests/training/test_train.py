@@ -70,7 +70,7 @@ def test_a_run_leaves_what_it_promises(tiny_config, uninterrupted):
     card = json.loads((run / "card.json").read_text())
     assert checkpoint.metrics["fused/R1@0.7"] == max(row["fused/R1@0.7"] for row in card["history"])
     assert checkpoint.features == {"video": {"name": "plain", "width": 24}, "audio": {"name": "plain", "width": 20}}
-    assert checkpoint.provenance["config"] == config.as_dict()
+    assert checkpoint.provenance["config"] == config.model_dump()
     assert card["data"]["training_queries_without_audio_left_out"] == 6
     assert "held out" in card["protocol"]
     assert list((run / "logs").glob("events*"))

@@ -1,61 +1,60 @@
 """What is generated: sizes, shares and the strength of the signal."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from img_deploy.errors import ConfigError
+from pydantic import Field, ValidationInfo, field_validator
+
+from img_deploy.training.settings import Count, Natural, NotNegative, Part, Settings, Share
 from img_deploy.training.synthetic.grammar import LOOK_ALIKE_PAIRS, OTHER_ACTIONS, SILENT_ACTIONS
 
-CHARADES_KINDS = ("i3d", "clip+sf", "iv2")
-KINDS = (*CHARADES_KINDS, "activitynet")
+CharadesKind = Literal["i3d", "clip+sf", "iv2"]
+Kind = Literal["i3d", "clip+sf", "iv2", "activitynet"]
+CHARADES_KINDS: tuple[CharadesKind, ...] = get_args(CharadesKind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-@dataclass(frozen=True)
-class SyntheticConfig:
-    """A synthetic dataset. Raises ConfigError naming every problem at once."""
+class SyntheticConfig(Settings):
+    """A synthetic dataset."""
 
-    kinds: tuple[str, ...] = ("i3d",)
+    title: ClassVar[str] = "synthetic data"
+
+    kinds: tuple[Kind, ...] = ("i3d",)
     """Feature kinds to write: i3d, clip+sf, iv2 (all three on the same Charades-like videos), activitynet."""
-    videos: int = 480
+    videos: Annotated[int, Field(ge=8)] = 480
     """Videos of each task, training and test together."""
-    seed: int = 0
-    test_share: float = 1 / 6
+    seed: Natural = 0
+    """The same seed writes the same bytes."""
+    test_share: Part = 1 / 6
     """Share of the videos that is held out as the test set."""
-    moments: int = 4
-    """Actions per video, each asked for by one query."""
-    min_clips: int = 24
-    max_clips: int = 40
-    min_moment: int = 3
+    min_clips: Count = 24
+    max_clips: Count = 40
+    min_moment: Count = 3
     """Shortest and longest moment, in clips; short ones are more frequent."""
-    max_moment: int = 12
-    min_clip_seconds: float = 0.8
+    max_moment: Count = 12
+    moments: Annotated[int, Field(ge=3)] = 4
+    """Actions per video, each asked for by one query."""
+    # Annotations are in tenths of a second; shorter clips would not survive the rounding.
+    min_clip_seconds: Annotated[float, Field(ge=0.3)] = 0.8
     """One length of a clip is drawn per video."""
     max_clip_seconds: float = 1.2
-    look_alike_pairs: int = 4
+    look_alike_pairs: Annotated[int, Field(ge=1, le=len(LOOK_ALIKE_PAIRS))] = 4
     """Pairs of actions of one look and two sounds."""
-    silent: int = 8
+    silent: Annotated[int, Field(ge=0, le=len(SILENT_ACTIONS))] = 8
     """Actions of their own look and no sound."""
-    other: int = 8
+    other: Annotated[int, Field(ge=0, le=len(OTHER_ACTIONS))] = 8
     """Actions of their own look and sound."""
-    signal: float = 1.2
+    signal: NotNegative = 1.2
     """Length of a prototype per coordinate, over noise of length 1."""
-    pair_share: float = 2 / 3
+    pair_share: Share = 2 / 3
     """Share of the videos with real sound that hold both actions of a look-alike pair."""
-    noise_share: float = 0.1
+    noise_share: Share = 0.1
     """Share of the videos whose audio is noise throughout."""
-    no_audio_share: float = 0.05
+    no_audio_share: Share = 0.05
     """Share of the videos without an audio file."""
-    video_width: int | None = None
-    """Width of the visual features, for sets smaller than real ones (kind i3d only); None is the kind's own."""
-    audio_width: int | None = None
+    video_width: Count | None = None
+    """Width of the visual features, for sets smaller than real ones (i3d alone). Default: the kind's own."""
+    audio_width: Count | None = None
     """Likewise of the audio features."""
-
-    def __post_init__(self) -> None:
-        kinds = (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds)
-        object.__setattr__(self, "kinds", kinds)  # a YAML or JSON list, or one name, is meant well
-        problems = [*self._kind_problems(), *self._size_problems(), *self._action_problems(), *self._share_problems()]
-        if problems:
-            raise ConfigError("synthetic data: " + "; ".join(problems))
 
     @classmethod
     def small(cls, **changes: Any) -> "SyntheticConfig":
@@ -67,56 +66,54 @@ class SyntheticConfig:
     def actions(self) -> int:
         return 2 * self.look_alike_pairs + self.silent + self.other
 
-    def _kind_problems(self) -> list[str]:
-        problems = [f"kind is {kind!r}, expected one of {', '.join(KINDS)}" for kind in self.kinds if kind not in KINDS]
-        if not self.kinds or len(set(self.kinds)) != len(self.kinds):
-            problems.append(f"kinds are {list(self.kinds)}, expected at least one, each once")
-        if (self.video_width, self.audio_width) != (None, None) and self.kinds != ("i3d",):
-            problems.append(f"kinds are {list(self.kinds)}, but only i3d alone takes another width")
-        return problems
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _list_or_one_name(cls, kinds: Any) -> Any:
+        return (kinds,) if isinstance(kinds, str) else tuple(kinds)
 
-    def _size_problems(self) -> list[str]:
-        problems = []
-        at_least = {"videos": 8, "moments": 3, "min_moment": 1, "min_clips": 1, "video_width": 1, "audio_width": 1}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                problems.append(f"{name} is {value}, expected at least {least}")
-        if self.seed < 0:
-            problems.append(f"seed is {self.seed}, expected at least 0")
-        for low, high in (("min_clips", "max_clips"), ("min_moment", "max_moment")):
-            if getattr(self, low) > getattr(self, high):
-                problems.append(f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}")
-        needed = self.moments * self.min_moment + self.moments - 1
-        if needed > self.min_clips:
-            problems.append(
-                f"{self.moments} moments of {self.min_moment} clips and gaps need {needed} clips of min_clips"
-            )
-        # Annotations are in tenths of a second; shorter clips would not survive the rounding.
-        if not 0.3 <= self.min_clip_seconds <= self.max_clip_seconds:
-            problems.append("clip seconds are not 0.3 <= min_clip_seconds <= max_clip_seconds")
-        if not self.signal >= 0:
-            problems.append(f"signal is {self.signal}, expected at least 0")
-        return problems
+    @field_validator("kinds")
+    @classmethod
+    def _each_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if not kinds or len(set(kinds)) != len(kinds):
+            raise ValueError("expected at least one, each once")
+        return kinds
 
-    def _action_problems(self) -> list[str]:
-        problems = []
-        tables = {"look_alike_pairs": LOOK_ALIKE_PAIRS, "silent": SILENT_ACTIONS, "other": OTHER_ACTIONS}
-        for name, table in tables.items():
-            least = 1 if name == "look_alike_pairs" else 0
-            if not least <= getattr(self, name) <= len(table):
-                problems.append(f"{name} is {getattr(self, name)}, expected {least} to {len(table)}")
-        if self.silent + self.other < self.moments:
-            problems.append(f"{self.moments} different actions per video need as many silent and other ones")
-        return problems
+    # A check of several fields belongs to the last of them: those before it are in info.data, if they are right.
 
-    def _share_problems(self) -> list[str]:
-        problems = []
-        for name in ("test_share", "pair_share", "noise_share", "no_audio_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if self.noise_share + self.no_audio_share > 1:
-            problems.append("noise_share and no_audio_share add up to more than 1")
-        if not 0 < self.test_share < 1:
-            problems.append(f"test_share is {self.test_share}, expected a part of the videos")
-        return problems
+    @field_validator("max_clips", "max_moment", "max_clip_seconds")
+    @classmethod
+    def _not_below_the_least(cls, most: float, info: ValidationInfo) -> float:
+        name = str(info.field_name).replace("max", "min")
+        if info.data.get(name, most) > most:
+            raise ValueError(f"{name} is {info.data[name]}, above it")
+        return most
+
+    @field_validator("moments")
+    @classmethod
+    def _fit_the_shortest_video(cls, moments: int, info: ValidationInfo) -> int:
+        needed = moments * info.data.get("min_moment", 1) + moments - 1
+        if needed > info.data.get("min_clips", needed):
+            raise ValueError(f"moments and the gaps between them need {needed} clips of min_clips")
+        return moments
+
+    @field_validator("other")
+    @classmethod
+    def _enough_actions(cls, other: int, info: ValidationInfo) -> int:
+        moments = info.data.get("moments", 0)
+        if info.data.get("silent", moments) + other < moments:
+            raise ValueError(f"{moments} different actions per video need as many silent and other ones")
+        return other
+
+    @field_validator("no_audio_share")
+    @classmethod
+    def _leave_room(cls, share: float, info: ValidationInfo) -> float:
+        if info.data.get("noise_share", 0) + share > 1:
+            raise ValueError("noise_share and no_audio_share add up to more than 1")
+        return share
+
+    @field_validator("video_width", "audio_width")
+    @classmethod
+    def _of_i3d_alone(cls, width: int | None, info: ValidationInfo) -> int | None:
+        if width is not None and info.data.get("kinds", ("i3d",)) != ("i3d",):
+            raise ValueError("only i3d alone takes another width")
+        return width

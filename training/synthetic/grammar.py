@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Category: TypeAlias = Literal["look_alike", "silent", "other"]
 
@@ -150,7 +151,7 @@ def build_actions(pairs: int, silent: int, other: int) -> list[Action]:
     return actions
 
 
-def sentence(action: Action, random: np.random.Generator) -> str:
+def sentence(action: Action, random: "np.random.Generator") -> str:
     """``SUBJECT VERB OBJECT [PLACE].``, each part drawn; lower case, as Charades-STA has it."""
     words = [
         SUBJECTS[random.integers(len(SUBJECTS))],

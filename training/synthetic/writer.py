@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def write_synthetic(
         if "activitynet" in config.kinds:
             queries += writer.activitynet()
         write_glove(folder / "features" / "glove.840B.300d.txt", config.seed)
-        write_record(folder, asdict(config), queries)
+        write_record(folder, config.model_dump(), queries)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return SyntheticSummary(Path(out), writer.total, len(queries), size)
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from img_deploy.training.synthetic import KINDS, SyntheticConfig, SyntheticRecord, read_synthetic, write_synthetic
+from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
+from img_deploy.training.synthetic.queries import SyntheticRecord, read_synthetic
+from img_deploy.training.synthetic.writer import write_synthetic
 
 TINY = {"videos": 12, "moments": 3, "min_clips": 14, "max_clips": 18, "max_moment": 6}
 

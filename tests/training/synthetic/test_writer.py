@@ -10,8 +10,10 @@ import pytest
 
 from img_deploy.errors import AnnotationError, InputError
 from img_deploy.training.labels import cut_moments, label_moments
-from img_deploy.training.synthetic import SyntheticConfig, read_synthetic, write_synthetic
 from img_deploy.training.synthetic import writer as writer_module
+from img_deploy.training.synthetic.config import SyntheticConfig
+from img_deploy.training.synthetic.queries import read_synthetic
+from img_deploy.training.synthetic.writer import write_synthetic
 
 TXT_ROW = re.compile(r"([A-Z0-9]{5}) (\d+\.\d) (\d+\.\d)##qid_(\d+)##([^#]+\.)")
 
