@@ -1,12 +1,13 @@
 """Lines, JSON and single fields of annotation files, each checked with one clear error line."""
 
+import codecs
 import json
 import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
-from img_deploy.errors import AnnotationError
+from img_deploy.errors import AnnotationError, one_line
 
 Where = str | os.PathLike[str]
 
@@ -20,7 +21,8 @@ def text_of(path: Where) -> str:
     try:
         with open(path, "rb") as stream:
             data = stream.read()
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise AnnotationError(f"{name}: no such file") from None
     except IsADirectoryError:
@@ -34,12 +36,10 @@ def text_of(path: Where) -> str:
         raise AnnotationError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
-def lines_of(path: Where) -> Iterator[tuple[str, str]]:
-    """(``file:line``, text) of each line that is not blank, stripped. Raises AnnotationError."""
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, content) of each line that is not blank, stripped."""
     # Not str.splitlines: sentences may hold other characters that it takes for line ends.
-    for number, line in enumerate(text_of(path).split("\n"), 1):
-        if text := line.strip():
-            yield f"{os.fspath(path)}:{number}", text
+    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def json_row(line: str, where: str) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def json_row(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def json_object(path: Where) -> dict[str, Any]:
+def json_object(text: str, path: str) -> dict[str, Any]:
     """The object that is a whole JSON file. Raises AnnotationError."""
-    content = _json(text_of(path), os.fspath(path), whole=True)
+    content = _json(text, path, whole=True)
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: got a JSON {type(content).__name__}, expected an object keyed by video id")
     return content
@@ -74,7 +74,7 @@ def _json(text: str, where: str, whole: bool = False) -> Any:
         place = f"{where}:{error.lineno}" if whole else where
         raise AnnotationError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{where}: not usable JSON ({str(error)[:100]})") from None
+        raise AnnotationError(f"{where}: not usable JSON ({one_line(error, 100)})") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,12 +96,11 @@ def qid_of(value: Any, where: str) -> int:
     raise AnnotationError(f"{where}: got qid {str(value)[:40]!r}, expected a number such as 12 or qid_12")
 
 
-def vid_of(row: dict[str, Any], where: str) -> str:
-    """The video id of a JSON row. Raises AnnotationError."""
-    vid = row.get("vid")
-    if not isinstance(vid, str) or not vid.strip():
-        raise AnnotationError(f"{where}: got vid {vid!r}, expected a video id")
-    return vid.strip()
+def vid_of(value: Any, where: str) -> str:
+    """A video id, stripped. Raises AnnotationError."""
+    if not isinstance(value, str) or not value.strip():
+        raise AnnotationError(f"{where}: got vid {str(value)[:40]}, expected a video id")
+    return value.strip()
 
 
 def query_of(value: Any, where: str) -> str:

@@ -19,6 +19,7 @@ ALLOWED = {
     "img_deploy.text": {"img_deploy.text", *GROUND},
     "img_deploy.annotations": {"img_deploy.annotation_files", "img_deploy.features", *GROUND},
     "img_deploy.annotation_files": GROUND,
+    "img_deploy.durations": {"img_deploy.annotation_files", "img_deploy.annotations", *GROUND},
     "img_deploy.model": {"kernels", "img_deploy.model", "img_deploy.features", "img_deploy.text", *GROUND},
     "img_deploy.runtime": {
         "kernels",
@@ -28,6 +29,7 @@ ALLOWED = {
         "img_deploy.text",
         "img_deploy.annotations",
         "img_deploy.annotation_files",
+        "img_deploy.durations",
         *GROUND,
     },
     "export": {"kernels", "export", "img_deploy"},

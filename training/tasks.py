@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from img_deploy.annotations import Sample, read_durations, read_samples
+from img_deploy.annotations import Sample, read_samples
+from img_deploy.durations import read_durations
 from img_deploy.errors import AnnotationError, ConfigError
-from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, video_kind
-from img_deploy.training.constants import FeatureName, SplitName, TaskName, wrong_features
+from img_deploy.features.kinds import FeatureKind, kind_named, kind_of_width, kinds_of
+from img_deploy.training.constants import SplitName, TaskName, wrong_features
 
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)
+FEATURES = tuple(kind.name for kind in kinds_of("video"))
 
 GLOVE_FILE = "glove.840B.300d.txt"
 _AUDIOMATTER_TVR = (
@@ -40,7 +41,8 @@ class Task:
     """One task on one kind of features, under one data folder."""
 
     name: TaskName
-    features: FeatureName
+    features: str
+    """One of ``FEATURES``."""
     data: Path
     video: FeatureKind
     audio: FeatureKind
@@ -49,10 +51,9 @@ class Task:
 
     @property
     def numbering(self) -> Literal["txt", "jsonl", "json"]:
-        """Which files its query ids come from: InternVideo2 goes by the jsonl, the others by the txt."""
-        if self.name == "activitynet":
-            return "json"
-        return "jsonl" if self.features == "iv2" else "txt"
+        """Which files its query ids come from: those that the text features beside its video features go by."""
+        tokens = None if self.name == "activitynet" else kind_named(self.features).tokens
+        return (tokens and kind_named(tokens).numbering) or "json"
 
     @property
     def dataset(self) -> Path:
@@ -69,8 +70,7 @@ class Task:
     @property
     def text_home(self) -> Path | None:
         """Where its token features lie, if there are any."""
-        homes = {"clip": "clip_features/text_features", "llama": "iv2_features/llama2_txt"}
-        return None if self.text is None else self.feature_folder / homes[self.text.name]
+        return None if self.text is None else (self.feature_folder / self.text.files[0]).parent
 
     def file(self, split: SplitName) -> Path:
         """The annotation file of a split. Raises AnnotationError where it is not there."""
@@ -151,12 +151,12 @@ def open_task(
         raise AnnotationError(
             f"{root}: got no dataset/{_folder(name)}, expected a folder with dataset/ and features/; {hint}"
         )
-    video = kind_named(features) if video_width is None else video_kind(video_width)
-    usual = "vggish" if name == "activitynet" else "panns"
-    audio = kind_named(usual) if audio_width is None else audio_kind(audio_width)
-    text = None if name == "activitynet" else kind_named("llama" if features == "iv2" else "clip")
-    limit = kind_named(features).max_clips
-    return Task(name, features, root, replace(video, max_clips=limit), audio, text)  # type: ignore[arg-type]
+    kind = kind_named(features)
+    video = kind if video_width is None else replace(kind_of_width("video", video_width), max_clips=kind.max_clips)
+    usual = kind_named("vggish" if name == "activitynet" else "panns")
+    audio = usual if audio_width is None else kind_of_width("audio", audio_width)
+    text = None if name == "activitynet" or kind.tokens is None else kind_named(kind.tokens)
+    return Task(name, features, root, video, audio, text)  # type: ignore[arg-type]
 
 
 def _folder(name: str) -> str:

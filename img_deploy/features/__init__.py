@@ -1,9 +1,9 @@
 """Reading precomputed clip and token features: kinds, files, resampling and folders. Needs numpy alone."""
 
-from img_deploy.features.folders import FeatureFolder, VideoFeatures, open_folder
+from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.ids import by_video
-from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, text_kind, video_kind
-from img_deploy.features.readers import read_features
+from img_deploy.features.kinds import FeatureKind, kind_named, kind_of_width, kinds_of
+from img_deploy.features.prepare import VideoFeatures, prepare_tokens, prepare_video
 from img_deploy.features.resample import align, downsample
 
 __all__ = [
@@ -11,12 +11,12 @@ __all__ = [
     "FeatureKind",
     "VideoFeatures",
     "align",
-    "audio_kind",
     "by_video",
     "downsample",
     "kind_named",
+    "kind_of_width",
+    "kinds_of",
     "open_folder",
-    "read_features",
-    "text_kind",
-    "video_kind",
+    "prepare_tokens",
+    "prepare_video",
 ]

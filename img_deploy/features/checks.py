@@ -12,7 +12,7 @@ from os import PathLike
 import numpy as np
 import numpy.typing as npt
 
-from img_deploy.errors import FeatureError
+from img_deploy.errors import FeatureError, one_line
 
 Array = npt.NDArray[np.generic]
 Where = str | PathLike[str]
@@ -22,9 +22,6 @@ _BROKEN = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),
 )
-
-_ROWS = 4096
-"""Rows looked at in one go, so that a long memory-mapped file is never held whole."""
 
 
 @contextmanager
@@ -60,8 +57,7 @@ def _refuse_special(name: str, expected: str) -> None:
 def _damaged(name: str, error: Exception, expected: str) -> FeatureError:
     if os.path.isfile(name) and not os.path.getsize(name):
         return FeatureError(f"{name}: got an empty file (0 bytes), expected {expected}; copy or extract it again")
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = " ".join(text.split())[:120] or type(error).__name__
+    reason = one_line((isinstance(error, OSError) and error.strerror) or error, 120)
     return FeatureError(
         f"{name}: got a damaged or foreign file ({reason}), expected {expected}; copy or extract it again"
     )
@@ -88,39 +84,3 @@ def check_dtype(dtype: np.dtype, where: Where) -> None:
         )
     if dtype.kind not in "fiu":
         raise FeatureError(f"{os.fspath(where)}: got dtype {dtype}, expected floating point or integer numbers")
-
-
-def checked(features: Array, where: Where, width: int | None = None) -> Array:
-    """``features`` [T, W] as they are, once they are known to be usable.
-
-    Raises:
-        FeatureError: no clips, another width than ``width``, or a NaN or Inf (which clip is said).
-    """
-    name = os.fspath(where)
-    if not features.size:
-        raise FeatureError(f"{name}: got an empty array of shape {features.shape}, expected at least one clip")
-    if width is not None and features.shape[1] != width:
-        raise FeatureError(
-            f"{name}: got width {features.shape[1]}, expected {width}; give features of the kind asked for"
-        )
-    if features.dtype.kind == "f":
-        for first in range(0, len(features), _ROWS):
-            _check_finite(features[first : first + _ROWS], first, name)
-    return features
-
-
-def _check_finite(rows: Array, first: int, name: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.asarray(rows, dtype=np.float32)  # what the network gets: 1e300 is an Inf to it
-        # A sum is finite unless a value is not (or it overflows, which the second look tells apart).
-        if np.isfinite(values.sum()):
-            return
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        return
-    row, column = (int(axis[0]) for axis in np.nonzero(bad))
-    kind = "NaN" if np.isnan(values[row, column]) else "Inf"
-    raise FeatureError(
-        f"{name}: got {kind} at clip {first + row} (column {column}), expected finite numbers; "
-        "extract the features of this file again"
-    )

@@ -1,42 +1,21 @@
 """A folder of features, read one video at a time: the datasets' own layouts and the plain one."""
 
 import difflib
+import hashlib
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from img_deploy.errors import FeatureError
 from img_deploy.features.checks import Where
 from img_deploy.features.ids import known_spelling
-from img_deploy.features.kinds import FeatureKind, audio_kind, text_kind, video_kind
-from img_deploy.features.layouts import (
-    AUDIO_HOMES,
-    TEXT_HOMES,
-    VIDEO_HOMES,
-    Found,
-    contents,
-    find,
-    hint,
-    nothing_in,
-    wanted_place,
-)
-from img_deploy.features.resample import Floats, align, downsample
-from img_deploy.features.stores import ClipAndSlowFast, Store, TextFiles
-
-
-@dataclass(frozen=True)
-class VideoFeatures:
-    """One video as the network takes it, L clips long."""
-
-    vid: str
-    """The id it was asked for by."""
-    video: Floats
-    """[L, Dv]"""
-    audio: Floats | None
-    """[L, Da], aligned to the video's clips; None for a video without sound."""
-    source_clips: int
-    """Clips in the file, before down-sampling."""
+from img_deploy.features.kinds import FeatureKind, kind_of_width, kinds_of
+from img_deploy.features.layouts import Found, contents, find, hint, nothing_in, wanted_place
+from img_deploy.features.prepare import VideoFeatures, prepare_parts, prepare_tokens
+from img_deploy.features.resample import Floats
+from img_deploy.features.stores import ArrayFileParts, Store, TextFiles
 
 
 @dataclass(frozen=True)
@@ -94,26 +73,42 @@ class FeatureFolder:
         Raises:
             FeatureError: unknown video; or a file that is unreadable, empty, of another width or not finite.
         """
-        source = self.source_clips(vid)
-        limit = partial(downsample, limit=self.wanted.max_clips)
-        video = self._video.load(self._name(vid), self.wanted.video.width, limit)
+        self.source_clips(vid)  # raises where there are none
+        video = self._video.read(self._name(vid))
         audio = None
         name = self._audio_name(vid)
-        if name is not None and self._audio is not None and self.wanted.audio and self._audio.length(name):
-            audio = self._audio.load(name, self.wanted.audio.width, partial(align, clips=len(video)))
-        return VideoFeatures(vid, video, audio, source)
+        if name is not None and self._audio is not None and self._audio.length(name):
+            [audio] = self._audio.read(name)
+        wanted = self.wanted
+        return prepare_parts(vid, video, audio, wanted.video, wanted.audio, wanted.max_clips)
 
-    def load_text(self, qid: int) -> Floats:
-        """Token features [N, Dt] of a query.
+    def load_text(self, qid: int, max_words: int | None = None) -> Floats:
+        """Token features [N, Dt] of a query; of more than ``max_words`` tokens the first are taken.
 
         ``qid`` must be of the numbering the features go by (:attr:`text_numbering`).
 
         Raises:
             FeatureError: the folder was opened without text features, or this query's are missing or broken.
         """
-        if self._text is None or self.wanted.text is None:
-            raise FeatureError(f"{self.path}: was opened without text features; say which kind is wanted")
-        return self._text.read(qid, self.wanted.text.width)
+        texts, kind = self._texts()
+        source = texts.read(qid)
+        return prepare_tokens(source.where, source.values, kind, max_words)
+
+    def fingerprint(self, vid: str) -> str:
+        """Which files are behind a video, video and sound, as 64 hexadecimal digits; no content is read.
+
+        It changes when one of them is written, replaced or taken away, also by a file of the same size and time.
+        Raises FeatureError: unknown video.
+        """
+        files = self._video.files(self._name(vid))
+        name = self._audio_name(vid)
+        if name is not None and self._audio is not None:
+            files = [*files, *self._audio.files(name)]
+        return _fingerprint(files)
+
+    def text_fingerprint(self, qid: int) -> str:
+        """As :meth:`fingerprint`, of a query's token features. Raises FeatureError: there are none."""
+        return _fingerprint([self._texts()[0].file(qid)])
 
     @property
     def text_numbering(self) -> Literal["txt", "jsonl"] | None:
@@ -124,17 +119,18 @@ class FeatureFolder:
         """
         if self._text is None:
             return None
-        names: dict[str, Literal["txt", "jsonl"]] = {"text_features": "txt", "llama2_txt": "jsonl"}
-        return names.get(self._text.folder.resolve().name)
+        home = self._text.folder.resolve().name
+        known = {os.path.basename(os.path.dirname(kind.files[0])): kind.numbering for kind in kinds_of("text")}
+        return known.get(home)
 
     @property
     def notes(self) -> list[str]:
         """What a user should be told about this folder, a line each; empty where all is as expected."""
         notes = []
-        if isinstance(self._video, ClipAndSlowFast) and (unpaired := self._video.unpaired()):
+        if isinstance(self._video, ArrayFileParts) and (unpaired := self._video.unpaired()):
             notes.append(
-                f"{self.path}: {len(unpaired)} videos have only one of CLIP and SlowFast and are left out, "
-                f"e.g. {unpaired[0]}"
+                f"{self.path}: {len(unpaired)} videos have only a part of {self.wanted.video.label or 'the features'} "
+                f"and are left out, e.g. {unpaired[0]}"
             )
         if self.wanted.audio is not None:
             silent = sum(self._audio_name(vid) is None for vid in self._video.ids())
@@ -158,6 +154,23 @@ class FeatureFolder:
 
     def _audio_name(self, vid: str) -> str | None:
         return None if self._audio is None else known_spelling(vid, self._audio.ids())
+
+    def _texts(self) -> tuple[TextFiles, FeatureKind]:
+        if self._text is None or self.wanted.text is None:
+            raise FeatureError(f"{self.path}: was opened without text features; say which kind is wanted")
+        return self._text, self.wanted.text
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            status = os.stat(file)
+            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        except OSError:
+            facts = ()  # e.g. a link that leads nowhere: another identity than that of any file
+        digest.update(repr((os.path.realpath(file), facts)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def open_folder(
@@ -191,15 +204,15 @@ def open_folder(
     if max_clips < 1:
         raise FeatureError(f"max_clips: got {max_clips}, expected at least 1")
     contents(root)  # raises where it is no folder
-    videos = find(root, VIDEO_HOMES, video, video_kind)
-    sounds = find(root, AUDIO_HOMES, audio, audio_kind) if audio else Found[Store](None, ())
+    videos = find(root, "video", video)
+    sounds = find(root, "audio", audio) if audio else Found()
     problems = []
     if videos.store is None:
-        found = ", ".join(videos.others) or nothing_in(root, VIDEO_HOMES)
-        problems.append(f"found {found}, wanted {video} in {wanted_place(VIDEO_HOMES, video)}")
+        found = ", ".join(videos.others) or nothing_in(root, "video")
+        problems.append(f"found {found}, wanted {video} in {wanted_place('video', video)}")
     if audio and sounds.store is None and sounds.others:
         found = ", ".join(sounds.others)
-        problems.append(f"found {found} as sound, wanted {audio} in {wanted_place(AUDIO_HOMES, audio)}")
+        problems.append(f"found {found} as sound, wanted {audio} in {wanted_place('audio', audio)}")
     texts = _find_text(root, text, text_dir, problems) if text else None
     if videos.store is None or problems:
         unknown = videos.store is None and not videos.others
@@ -210,10 +223,10 @@ def open_folder(
 
 def _find_text(root: Path, text: FeatureKind, text_dir: Where | None, problems: list[str]) -> TextFiles | None:
     if text_dir is None:
-        texts = find(root, TEXT_HOMES, text, text_kind)
+        texts = find(root, "text", text)
         if texts.store is None:
             found = ", ".join(texts.others) or "no text features"
-            place = wanted_place(TEXT_HOMES, text)
+            place = wanted_place("text", text)
             problems.append(f"found {found}, wanted {text} in {place} (or name their folder)")
         return texts.store
     store = TextFiles(Path(text_dir))
@@ -221,5 +234,7 @@ def _find_text(root: Path, text: FeatureKind, text_dir: Where | None, problems: 
     if width is None:
         raise FeatureError(f"{text_dir}: found {contents(Path(text_dir))}, wanted {text} as qid_N.npy or qidN.pt")
     if width != text.width:
-        raise FeatureError(f"{text_dir}: found {text_kind(width)}, wanted {text}; give features of that kind")
+        raise FeatureError(
+            f"{text_dir}: found {kind_of_width('text', width)}, wanted {text}; give features of that kind"
+        )
     return store

@@ -1,27 +1,36 @@
-"""Video ids: the same ActivityNet video is called ``v_X`` in one file and ``X`` in another."""
+"""Video ids: one video is called ``v_X``, ``X`` and ``X.mp4`` in different files."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
 
 _PREFIX = "v_"
+_MEDIA = tuple(case for end in ("mp4", "mkv", "webm", "avi", "mov", "wav") for case in (f".{end}", f".{end.upper()}"))
 
 
-def other_spelling(vid: str) -> str:
-    """The id with its ``v_`` prefix taken away, or put before it where it has none."""
-    return vid.removeprefix(_PREFIX) if vid.startswith(_PREFIX) else _PREFIX + vid
+def known_spelling(vid: str, known: Collection[str]) -> str | None:
+    """The spelling of ``vid`` among the ids ``known`` (a set or a mapping); None where there is none.
 
-
-def known_spelling(vid: str, known: Mapping[str, object]) -> str | None:
-    """The spelling of ``vid`` that is a key of ``known``: its own if it is one, else the other; None if neither."""
+    Its own spelling comes first. Others with or without ``v_``, the suffix of a media file, or in another Unicode
+    normal form count where only one of them is known. Letter case is part of an id.
+    """
     if vid in known:
         return vid
-    other = other_spelling(vid)
-    return other if other in known else None
+    found = {other for other in _spellings(vid) if other in known}
+    return found.pop() if len(found) == 1 else None
 
 
 def by_video(table: Mapping[str, Value], vid: str) -> Value | None:
-    """The entry of a video under either spelling of its id, e.g. its duration; None where there is none."""
+    """The entry of a video under any spelling of its id, e.g. its duration; None where there is none."""
     key = known_spelling(vid, table)
     return None if key is None else table[key]
+
+
+def _spellings(vid: str) -> Iterator[str]:
+    stem = next((vid.removesuffix(end) for end in _MEDIA if vid.endswith(end) and vid != end), vid)
+    bare = stem.removeprefix(_PREFIX) or stem
+    for name in {unicodedata.normalize("NFC", bare), unicodedata.normalize("NFD", bare)}:
+        for start in ("", _PREFIX):
+            yield from (f"{start}{name}{end}" for end in ("", *_MEDIA))

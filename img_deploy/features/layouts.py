@@ -1,123 +1,105 @@
-"""The places where features lie in a folder, and finding in them the kinds that are wanted."""
+"""Finding in a folder the kinds of features that are wanted."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 from img_deploy.errors import FeatureError
 from img_deploy.features.checks import reading
-from img_deploy.features.kinds import PLAIN, FeatureKind
-from img_deploy.features.stores import ArrayFiles, ClipAndSlowFast, Store, TextFiles, VggishPickle
-
-S = TypeVar("S", Store, TextFiles)
+from img_deploy.features.kinds import KINDS, PLAIN, PLAIN_FILES, FeatureKind, Stream, kind_of_width
+from img_deploy.features.stores import ArrayFileParts, ArrayFiles, PickledArrays, TextFiles
 
 
 @dataclass(frozen=True)
-class Home(Generic[S]):
-    """One place: the kind that usually lies there, its path under the folder, and how it is opened.
+class Place:
+    """Where features of one kind lie: ``files`` of :class:`~img_deploy.features.kinds.FeatureKind`.
 
     What lies there is told by its width, not by the place: a plain kind may lie in ``i3d_video``.
     """
 
     kind: str
-    place: str
-    """Path of the folder or file that must exist, under the folder given; with ``also`` where two must."""
-    open: Callable[[Path], S]
-    also: str | None = None
+    stream: Stream
+    files: tuple[str, ...]
+
+    def paths(self, root: Path) -> list[Path]:
+        """The folders, or the file, that must be there."""
+        return [root / (os.path.dirname(name) if "{}" in name else name) for name in self.files]
 
     def exists(self, root: Path) -> bool:
-        return all(os.path.exists(root / place) for place in (self.place, self.also) if place)
+        return all(path.exists() for path in self.paths(root))
 
-    @property
+    @cached_property
     def shown(self) -> str:
-        return self.place if self.also is None else f"{self.place} + {self.also.rpartition('/')[2]}"
+        """The place in words: ``clip_features/visual_features + slowfast_features``."""
+        first, *others = [str(path) for path in reversed(self.paths(Path()))]
+        return " + ".join([first, *(os.path.basename(other) for other in others)])
+
+    def open(self, root: Path) -> Any:
+        """Its :class:`Store`, or :class:`TextFiles` for text."""
+        paths = self.paths(root)
+        if self.stream == "text":
+            return TextFiles(paths[0])
+        if "{}" not in self.files[0]:
+            return PickledArrays(paths[0])
+        parts = [ArrayFiles(path, os.path.splitext(name)[1]) for path, name in zip(paths, self.files, strict=True)]
+        return parts[0] if len(parts) == 1 else ArrayFileParts(parts)
 
 
-def _files(place: str, suffix: str) -> Callable[[Path], Store]:
-    return lambda root: ArrayFiles(root / place, suffix)
-
-
-def _clip_slowfast(root: Path) -> Store:
-    clip = ArrayFiles(root / "clip_features/visual_features", ".npy")
-    return ClipAndSlowFast(clip, ArrayFiles(root / "clip_features/slowfast_features", ".npz"))
-
-
-def _vggish(root: Path) -> Store:
-    return VggishPickle(root / "audio/VGGish.pickle")
-
-
-def _text(place: str, *names: str) -> Callable[[Path], TextFiles]:
-    return lambda root: TextFiles(root / place, names)
-
-
-VIDEO_HOMES: tuple[Home[Store], ...] = (
-    Home("i3d", "i3d_video", _files("i3d_video", ".npy")),
-    Home("clip+sf", "clip_features/visual_features", _clip_slowfast, also="clip_features/slowfast_features"),
-    Home("iv2", "iv2_features/visual_features_6b", _files("iv2_features/visual_features_6b", ".pt")),
-    Home(PLAIN, "video", _files("video", ".npy")),
-)
-AUDIO_HOMES: tuple[Home[Store], ...] = (
-    Home("panns", "audio", _files("audio", ".npy")),
-    Home("vggish", "audio/VGGish.pickle", _vggish),
-)
-TEXT_HOMES: tuple[Home[TextFiles], ...] = (
-    Home("clip", "clip_features/text_features", _text("clip_features/text_features", "qid_{}.npy")),
-    Home("llama", "iv2_features/llama2_txt", _text("iv2_features/llama2_txt", "qid{}.pt")),
-    Home(PLAIN, "text", _text("text", "{}.npy", "qid_{}.npy")),
-)
+def places(stream: Stream) -> list[Place]:
+    """The places of a stream, in the order in which they are tried: those of the table, then that of plain kinds."""
+    known = [Place(kind.name, stream, kind.files) for kind in KINDS if kind.stream == stream]
+    plain = Place(PLAIN, stream, PLAIN_FILES[stream])
+    return [*known, *([] if any(place.files == plain.files for place in known) else [plain])]
 
 
 @dataclass(frozen=True)
-class Found(Generic[S]):
-    """What a folder holds of one kind of stream: the store of the wanted kind, or what lies there instead."""
+class Found:
+    """What a folder holds of one stream: the store of the wanted kind, or what lies there instead."""
 
-    store: S | None
-    others: tuple[str, ...]
+    store: Any = None
+    others: tuple[str, ...] = ()
     """What the other places hold, one phrase each."""
 
 
-def find(root: Path, homes: tuple[Home[S], ...], wanted: FeatureKind, named: Callable[[int], FeatureKind]) -> Found[S]:
-    """The first place under ``root`` whose features have the wanted width, the kind's own place first.
-
-    Args:
-        named: the kind of a width, to say what else was found.
-    """
+def find(root: Path, stream: Stream, wanted: FeatureKind) -> Found:
+    """The first place under ``root`` whose features have the wanted width, the kind's own place first."""
     others = []
-    for home in sorted(homes, key=lambda home: home.kind != wanted.name):
-        if not home.exists(root):
+    for place in sorted(places(stream), key=lambda place: place.kind != wanted.name):
+        if not place.exists(root):
             continue
         try:
-            store = home.open(root)
+            store = place.open(root)
             width = store.width()
         except FeatureError as error:
-            others.append(f"unreadable files in {home.shown} ({error})")
+            others.append(f"unreadable files in {place.shown} ({error})")
             continue
         if width == wanted.width:
             return Found(store, tuple(others))
         if width is not None:
-            others.append(f"{named(width)} in {home.shown}")
+            others.append(f"{kind_of_width(stream, width)} in {place.shown}")
     return Found(None, tuple(others))
 
 
-def wanted_place(homes: tuple[Home[S], ...], wanted: FeatureKind) -> str:
+def wanted_place(stream: Stream, wanted: FeatureKind) -> str:
     """Where the wanted kind would be looked for, in words."""
-    places = [home.shown for home in homes if home.kind in (wanted.name, PLAIN)]
-    return " or ".join(places or [home.shown for home in homes])
+    known = places(stream)
+    shown = [place.shown for place in known if place.kind in (wanted.name, PLAIN)]
+    return " or ".join(shown or [place.shown for place in known])
 
 
 def hint(root: Path) -> str:
     """What to do about a folder with no features in any known place: the folder probably meant, or the layout."""
     for near in (root.parent, root.parent.parent, *_folders(root)):
-        if any(home.exists(near) for home in VIDEO_HOMES):
+        if any(place.exists(near) for place in places("video")):
             return f"did you mean {near}?"
     return "give a dataset's feature folder or one with video/*.npy and audio/*.npy"
 
 
-def nothing_in(root: Path, homes: tuple[Home[S], ...]) -> str:
+def nothing_in(root: Path, stream: Stream) -> str:
     """What ``find`` looked at where it found no features at all, in words: the empty places, or the folder's names."""
-    empty = [home.shown for home in homes if home.exists(root)]
+    empty = [place.shown for place in places(stream) if place.exists(root)]
     return f"no features in {', '.join(empty)}" if empty else contents(root)
 
 

@@ -14,8 +14,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from img_deploy.errors import FeatureError
-from img_deploy.features.checks import Array, Where, check_dtype, checked, clip_shape, reading
-from img_deploy.features.resample import Floats
+from img_deploy.features.checks import Array, Where, check_dtype, clip_shape, reading
 from img_deploy.features.safe_pickle import load_arrays
 
 _NPY = "a NumPy .npy file"
@@ -26,26 +25,9 @@ _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What files of torch before 1.6 start with; newer ones are zip archives."""
 
 
-def read_features(path: Where, width: int | None = None) -> Floats:
-    """A whole feature file of any kind that holds one array.
-
-    Args:
-        path: .npy, .npz (key ``features``) or .pt.
-        width: the width it must have.
-
-    Returns:
-        [T, W] float32, finite, T >= 1.
-
-    Raises:
-        FeatureError: unreadable, hostile, empty, of another width, or not finite.
-    """
-    features = checked(reader_of(path)(path), path, width)
-    return np.array(features, dtype=np.float32, order="C")
-
-
-def reader_of(path: Where) -> Any:
-    """The ``read_*`` function of a file's suffix. Raises FeatureError for a suffix that has none."""
-    return _by_suffix(path)[0]
+def read_array(path: Where) -> Array:
+    """[T, W] of a .npy, .npz or .pt file, by its suffix. Raises FeatureError, also for any other suffix."""
+    return _by_suffix(path)[0](path)
 
 
 def shape_of(path: Where) -> tuple[int, int]:
@@ -55,7 +37,7 @@ def shape_of(path: Where) -> tuple[int, int]:
 
 def _by_suffix(path: Where) -> tuple[Any, Any]:
     suffixes = {".npy": (read_npy, npy_shape), ".npz": (read_npz, npz_shape), ".pt": (read_pt, pt_shape)}
-    suffix = Path(path).suffix
+    suffix = Path(path).suffix.lower()
     if suffix not in suffixes:
         raise FeatureError(f"{path}: got a {suffix or 'nameless'} file, expected {', '.join(suffixes)}")
     return suffixes[suffix]
@@ -232,25 +214,14 @@ def _tensor(path: Where) -> Any:
     return content.detach()
 
 
-def read_vggish(path: Where) -> dict[str, Array]:
-    """``VGGish.pickle``: the audio features of all videos, by video id.
+def read_pickle(path: Where) -> dict[str, Array]:
+    """A pickle of the features of many videos, by video id: ``VGGish.pickle``.
 
     Returns:
-        uint8 arrays [T, W], read-only. Divide by 255 what is used (:func:`scaled_vggish`); all of it as float32
-        would take four times the memory.
+        [T, W] each, read-only, dtype as stored.
 
     Raises:
-        FeatureError: as :func:`~img_deploy.features.safe_pickle.load_arrays`; or an array that is not uint8.
+        FeatureError: as :func:`~img_deploy.features.safe_pickle.load_arrays`; or an array of another shape.
     """
-    arrays = {}
-    for vid, array in load_arrays(path).items():
-        where = f"{path}[{vid}]"
-        if array.dtype != np.uint8:
-            raise FeatureError(f"{where}: got dtype {array.dtype}, expected uint8 (VGGish features, 0 to 255)")
-        arrays[vid] = array.reshape(clip_shape(array.shape, where))
-    return arrays
-
-
-def scaled_vggish(array: Array) -> Floats:
-    """[T, W] uint8 -> [T, W] float32 in 0..1."""
-    return np.asarray(array, dtype=np.float32) / np.float32(255)
+    arrays = load_arrays(path)
+    return {vid: array.reshape(clip_shape(array.shape, f"{path}[{vid}]")) for vid, array in arrays.items()}

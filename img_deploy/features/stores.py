@@ -1,30 +1,23 @@
-"""Where the features of many videos lie: a folder of files, two folders side by side, or one pickle.
+"""Where the features of many videos lie: files by id in a folder (or in two), or one pickle.
 
 A store lists its ids without opening a file, tells a length from a header, and reads one id at a time.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from img_deploy.errors import FeatureError
-from img_deploy.features.checks import Array, checked, reading
-from img_deploy.features.readers import read_vggish, reader_of, scaled_vggish, shape_of
-from img_deploy.features.resample import Floats, align
-
-Resize = Callable[[Array], Floats]
-
-_PROBES = 5
-"""Files whose headers are tried for the width, so that one broken file does not close a folder."""
+from img_deploy.features.checks import Array, reading
+from img_deploy.features.ids import known_spelling
+from img_deploy.features.prepare import Source
+from img_deploy.features.readers import read_array, read_pickle, shape_of
 
 
 class Store(Protocol):
-    """Features [T, W] by id."""
+    """Features [T, W] by id, in one part or several."""
 
     def ids(self) -> Mapping[str, object]:
         """The ids there are, in sorted order; nothing is read for it."""
@@ -33,16 +26,19 @@ class Store(Protocol):
         """W of a file that can be opened; None where there are no files. Raises FeatureError."""
 
     def length(self, name: str) -> int:
-        """T of an id, from the header. Raises FeatureError."""
+        """T of an id, from the header of the part that decides it. Raises FeatureError."""
 
-    def load(self, name: str, width: int, resize: Resize) -> Floats:
-        """``resize`` of an id's features, once their width and values are checked. Raises FeatureError."""
+    def read(self, name: str) -> list[Source]:
+        """An id's features as stored, a part each. Raises FeatureError."""
+
+    def files(self, name: str, /) -> list[Path]:
+        """The files that hold an id."""
 
 
-def _width_of(paths: Iterable[Path]) -> int | None:
-    """W of the first of a few files that can be opened and holds a row; None where there are none."""
+def width_of(paths: Iterable[Path]) -> int | None:
+    """W of the first file that can be opened and holds a row; None where there are none. Raises FeatureError."""
     problem = None
-    for path in islice(paths, _PROBES):
+    for path in paths:
         try:
             rows, width = shape_of(path)
         except FeatureError as error:
@@ -56,87 +52,88 @@ def _width_of(paths: Iterable[Path]) -> int | None:
 
 
 class ArrayFiles:
-    """One file per id in a folder, ``<id><suffix>``."""
+    """One file per id in a folder, ``<id><suffix>``; the suffix in any letter case."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.folder, self.suffix = folder, suffix
 
     @cached_property
-    def _ids(self) -> dict[str, None]:
+    def names(self) -> dict[str, str]:
+        """File name by id, in sorted order. The suffix as it stands comes before other spellings of it."""
         with reading(self.folder, "a folder of features"), os.scandir(self.folder) as entries:
-            names = [entry.name for entry in entries]
-        return dict.fromkeys(
-            sorted(n.removesuffix(self.suffix) for n in names if n.endswith(self.suffix) and n[0] != ".")
-        )
+            found = [entry.name for entry in entries if entry.name[0] != "."]
+        end = len(self.suffix)
+        found = [name for name in found if name[-end:].lower() == self.suffix and len(name) > end]
+        exact_last = sorted(found, key=lambda name: (name[:-end], name.endswith(self.suffix)))
+        return {name[:-end]: name for name in exact_last}
 
-    def ids(self) -> Mapping[str, None]:
-        return self._ids
+    def ids(self) -> Mapping[str, str]:
+        return self.names
 
     def file(self, name: str) -> Path:
-        return self.folder / f"{name}{self.suffix}"
+        return self.folder / self.names[name]
+
+    def files(self, name: str) -> list[Path]:
+        return [self.file(name)]
 
     def width(self) -> int | None:
-        return _width_of(self.file(name) for name in self._ids)
+        return width_of(self.file(name) for name in self.names)
 
     def length(self, name: str) -> int:
         return shape_of(self.file(name))[0]
 
-    def read(self, name: str, width: int | None = None) -> Array:
-        """[T, W] as stored, checked. Raises FeatureError."""
+    def read(self, name: str) -> list[Source]:
         path = self.file(name)
-        return checked(reader_of(path)(path), path, width)
-
-    def load(self, name: str, width: int, resize: Resize) -> Floats:
-        return resize(self.read(name, width))
+        return [Source(str(path), read_array(path))]
 
 
-class ClipAndSlowFast:
-    """[SlowFast; CLIP] from their two folders; a video counts where both have it, and has CLIP's length."""
+class ArrayFileParts:
+    """Several folders with one file each per id; a video counts where all have it, and has the last one's length."""
 
-    def __init__(self, clip: ArrayFiles, slowfast: ArrayFiles) -> None:
-        self.clip, self.slowfast = clip, slowfast
+    def __init__(self, parts: list[ArrayFiles]) -> None:
+        self.parts = parts
 
     @cached_property
-    def _ids(self) -> dict[str, None]:
-        return {name: None for name in self.clip.ids() if name in self.slowfast.ids()}
+    def _names(self) -> dict[str, list[str]]:
+        """Each part's spelling of an id, by the last part's."""
+        found = {name: [known_spelling(name, part.names) for part in self.parts] for name in self.parts[-1].names}
+        return {name: [own for own in each if own] for name, each in found.items() if None not in each}
 
-    def ids(self) -> Mapping[str, None]:
-        return self._ids
+    def ids(self) -> Mapping[str, object]:
+        return self._names
 
     def unpaired(self) -> list[str]:
-        """Ids that one of the two folders has and the other has not."""
-        return sorted(self.clip.ids().keys() ^ self.slowfast.ids().keys())
+        """Ids that some parts have and others have not."""
+        paired = [names for own in self._names.values() for names in zip(range(len(own)), own, strict=True)]
+        every = {(place, name) for place, part in enumerate(self.parts) for name in part.names}
+        return sorted({name for _, name in every.difference(paired)})
 
     def width(self) -> int | None:
-        clip, slowfast = self.clip.width(), self.slowfast.width()
-        return None if clip is None or slowfast is None else clip + slowfast
+        widths = [part.width() for part in self.parts]
+        return None if None in widths else sum(width or 0 for width in widths)
 
     def length(self, name: str) -> int:
-        return self.clip.length(name)
+        return self.parts[-1].length(self._names[name][-1])
 
-    def load(self, name: str, width: int, resize: Resize) -> Floats:
-        clip, slowfast = self.clip.read(name), self.slowfast.read(name)
-        if clip.shape[1] + slowfast.shape[1] != width:
-            raise FeatureError(
-                f"{self.clip.file(name)}: got width {clip.shape[1]}, and {slowfast.shape[1]} in "
-                f"{self.slowfast.file(name)}, expected {width} together; extract this video's features again"
-            )
-        if len(slowfast) != len(clip):
-            slowfast = align(slowfast, len(clip))
-        # Resizing treats every column alike, so each half is resized before the long ones are put together.
-        return np.concatenate([resize(slowfast), resize(clip)], axis=1)
+    def read(self, name: str) -> list[Source]:
+        return [source for part, own in self._own(name) for source in part.read(own)]
+
+    def files(self, name: str) -> list[Path]:
+        return [part.file(own) for part, own in self._own(name)]
+
+    def _own(self, name: str) -> list[tuple[ArrayFiles, str]]:
+        return list(zip(self.parts, self._names[name], strict=True))
 
 
-class VggishPickle:
-    """``VGGish.pickle``: read whole on first use, kept as the bytes it holds, scaled when a video is loaded."""
+class PickledArrays:
+    """One pickle of all videos (``VGGish.pickle``): read whole on first use, kept as the bytes it holds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def _arrays(self) -> dict[str, Array]:
-        arrays = read_vggish(self.path)
-        return {name: arrays[name] for name in sorted(arrays)}
+        return dict(sorted(read_pickle(self.path).items()))
 
     def ids(self) -> Mapping[str, Array]:
         return self._arrays
@@ -147,8 +144,11 @@ class VggishPickle:
     def length(self, name: str) -> int:
         return len(self._arrays[name])
 
-    def load(self, name: str, width: int, resize: Resize) -> Floats:
-        return resize(scaled_vggish(checked(self._arrays[name], f"{self.path}[{name}]", width)))
+    def read(self, name: str) -> list[Source]:
+        return [Source(f"{self.path}[{name}]", self._arrays[name])]
+
+    def files(self, _name: str) -> list[Path]:
+        return [self.path]
 
 
 class TextFiles:
@@ -156,21 +156,24 @@ class TextFiles:
 
     NAMES = ("qid_{}.npy", "qid{}.pt", "{}.npy", "qid_{}.pt", "qid{}.npy", "{}.pt")
 
-    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES) -> None:
-        self.folder, self.names = folder, names
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def width(self) -> int | None:
         """W of a file of the folder, from its header; None where it holds none. Raises FeatureError."""
-        ends = tuple({name.rpartition("}")[2] for name in self.names})
         with reading(self.folder, "a folder of text features"), os.scandir(self.folder) as entries:
-            found = (entry.name for entry in entries if entry.name.endswith(ends) and entry.name[0] != ".")
-            return _width_of(self.folder / name for name in found)
+            names = (entry.name for entry in entries if entry.name.endswith((".npy", ".pt")) and entry.name[0] != ".")
+            return width_of(self.folder / name for name in names)
 
-    def read(self, qid: int, width: int) -> Floats:
-        """[N, W] float32 of a query. Raises FeatureError."""
-        names = [name.format(qid) for name in self.names]
+    def file(self, qid: int) -> Path:
+        """The file of a query. Raises FeatureError where there is none."""
+        names = [name.format(qid) for name in self.NAMES]
         path = next((self.folder / name for name in names if (self.folder / name).exists()), None)
         if path is None:
             raise FeatureError(f"{self.folder}: no text features for query {qid}; looked for {', '.join(names)}")
-        features = checked(reader_of(path)(path), path, width)
-        return np.array(features, dtype=np.float32, order="C")
+        return path
+
+    def read(self, qid: int) -> Source:
+        """A query's features [N, W] as stored. Raises FeatureError."""
+        path = self.file(qid)
+        return Source(str(path), read_array(path))

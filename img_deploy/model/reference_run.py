@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from img_deploy.errors import CheckpointError, ConfigError
-from img_deploy.features.kinds import FeatureKind, audio_kind, kind_named, text_kind, video_kind
+from img_deploy.features.kinds import Stream, kind_named, kind_of_width
 from img_deploy.model.checkpoint import FORMAT, Checkpoint, load_tensors
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
@@ -216,15 +216,16 @@ def _combined(rule: Recipe, tensors: dict[str, Tensor], wanted: Tensor) -> Tenso
 
 
 def _kinds(config: ModelConfig, options: ImportOptions) -> dict[str, dict[str, Any]]:
-    def kind(stated: str | None, width: int, by_width: Any) -> FeatureKind:
-        return kind_named(stated, width) if stated else by_width(width)
-
-    kinds = {
-        "video": kind(options.video_kind, config.video_dim, video_kind),
-        "audio": kind(options.audio_kind, config.audio_dim, audio_kind),
+    stated: dict[Stream, tuple[str | None, int]] = {
+        "video": (options.video_kind, config.video_dim),
+        "audio": (options.audio_kind, config.audio_dim),
     }
     if config.variant == "tokens":
-        kinds["text"] = kind(options.text_kind, config.text_dim, text_kind)
+        stated["text"] = (options.text_kind, config.text_dim)
+    kinds = {
+        stream: kind_named(name, width) if name else kind_of_width(stream, width)
+        for stream, (name, width) in stated.items()
+    }
     return {name: {"name": item.name, "width": item.width} for name, item in kinds.items()}
 
 

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from img_deploy.errors import BundleError, FeatureError, InputError, QueryError
-from img_deploy.features.checks import check_dtype, checked, clip_shape
-from img_deploy.features.kinds import FeatureKind
-from img_deploy.features.resample import Floats, align, downsample
+from img_deploy.features.kinds import PLAIN, FeatureKind, kind_named
+from img_deploy.features.prepare import prepare_tokens, prepare_video
+from img_deploy.features.resample import Floats
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import PreparedQuery
 from img_deploy.text.tokens import tokenize
@@ -42,12 +41,8 @@ class InputRules:
         Raises:
             FeatureError: wrong number of axes or width, no clips, NaN or Inf.
         """
-        clips = _features(video, self.video, f"{where}: video features")
-        short = downsample(clips, self.max_clips)
-        sound = None
-        if audio is not None:
-            sound = align(_features(audio, self.audio, f"{where}: audio features"), len(short))
-        return short, sound, len(clips)
+        prepared = prepare_video(where, video, audio, self.video, self.audio, self.max_clips)
+        return prepared.video, prepared.audio, prepared.source_clips
 
     def query(self, text: "str | ArrayLike", qid: int | None = None, query: str = "") -> PreparedQuery:
         """A sentence as words with their vectors, or token features [N, Dt] as they are, checked.
@@ -61,10 +56,7 @@ class InputRules:
         if self.text is None:
             raise QueryError(f"query {query!r}: got an array, expected a sentence; this bundle takes plain text")
         where = f"query {qid if qid is not None else query!r}: token features"
-        tokens = _features(text, self.text, where)
-        if len(tokens) > self.max_words:
-            raise QueryError(f"{where}: got {len(tokens)} tokens, expected at most {self.max_words}; shorten the query")
-        return PreparedQuery(query, qid, np.array(tokens, np.float32, order="C"))
+        return PreparedQuery(query, qid, prepare_tokens(where, text, self.text, self.max_words))
 
     def _sentence(self, sentence: str, qid: int | None) -> PreparedQuery:
         if self.vocabulary is None:
@@ -100,8 +92,12 @@ def input_rules(bundle: Bundle) -> InputRules:
         entry = manifest.features.get(stream)
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or entry.get("width") != width:
             problems.append(f"{stream} features {entry}, but the network takes width {width}")
-            return FeatureKind("plain", width)
-        return FeatureKind(entry["name"], width, limits["clips"])
+            return kind_named(PLAIN, width)
+        try:
+            return kind_named(entry["name"], width)
+        except FeatureError as error:
+            problems.append(str(error))
+            return kind_named(PLAIN, width)
 
     rules = InputRules(
         video=kind("video", config.video_dim),
@@ -129,15 +125,3 @@ def one_each(name: str, value: Any, count: int) -> list[Any]:
     if len(value) != count:
         raise InputError(f"{name}: got {len(value)}, expected {count}, one for each")
     return list(value)
-
-
-def _features(value: ArrayLike, kind: FeatureKind, where: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise FeatureError(f"{where}: got a {type(value).__name__}, expected an array ({error})") from None
-    check_dtype(array.dtype, where)
-    shape = clip_shape(array.shape, where)
-    if not shape[0]:
-        raise FeatureError(f"{where}: got no clips (shape {array.shape}), expected at least one")
-    return checked(array.reshape(shape), where, kind.width)

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from img_deploy.annotation_files import json_row, lines_of
-from img_deploy.annotations import annotation_format, read_queries, read_samples
+from img_deploy.annotations import annotation_format, read_queries, read_query_file
 from img_deploy.errors import AnnotationError, InputError, QueryError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
@@ -112,11 +111,12 @@ def _shared(sentences: Sequence[str], videos: Sequence[str]) -> Plan:
 
 
 def _own(folder: FeatureFolder, file: str, only: set[str] | None) -> Plan:
-    notes: list[str] = []
     own: dict[str, list[Question]] = {}
     seconds: dict[str, float] = {}
     absent: dict[str, int] = {}
-    for sample in read_samples(file, skipped=notes):
+    content = read_query_file(file)
+    notes = list(content.skipped)
+    for sample in content.samples:
         if only is not None and by_video(dict.fromkeys(only, True), sample.vid) is None:
             continue
         if sample.vid not in folder:
@@ -145,10 +145,8 @@ def _own(folder: FeatureFolder, file: str, only: set[str] | None) -> Plan:
 
 
 def _check_numbering(folder: FeatureFolder, file: str, kind: str) -> None:
-    if kind == "jsonl":
-        for where, line in lines_of(file):
-            if json_row(line, where).get("qid") is None:
-                raise AnnotationError(f"{where}: got no qid, expected one: token features are found by it")
+    if (row := read_query_file(file).row_without_qid) is not None:
+        raise AnnotationError(f"{file}:{row}: got no qid, expected one: token features are found by it")
     wanted = folder.text_numbering
     if wanted is not None and kind != wanted:
         names = {"txt": "*_qid.txt", "jsonl": "*_tvr_format.jsonl"}

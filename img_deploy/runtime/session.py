@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from img_deploy.annotations import read_durations
+from img_deploy.durations import read_durations
 from img_deploy.errors import InputError, QueryError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.ids import by_video

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from img_deploy.annotations import (
     Sample,
     annotation_format,
-    read_durations,
     read_queries,
+    read_query_file,
     read_samples,
 )
+from img_deploy.durations import read_durations
 from img_deploy.errors import AnnotationError
 
 TXT = "3MSZA 24.3 30.4##qid_12408##person turn a light on.\nAMT7R 4.3 12.5##qid_12412##a ## b\n"
@@ -150,15 +151,23 @@ def test_the_three_formats_agree(tmp_path: Path, rows: list[tuple[float, float, 
     durations = {s.vid: duration for s in samples}
     for name, content in (("a.txt", txt), ("a.jsonl", tvr), ("a.json", table)):
         skipped: list[str] = []
-        assert read_samples(write(tmp_path, name, content), durations, skipped) == usable
+        path = write(tmp_path, name, content)
+        assert [(s.qid, s.vid, s.query) for s in read_query_file(path).samples] == [
+            (s.qid, s.vid, s.query) for s in samples
+        ]
+        if not usable:
+            assert f"none of its {len(samples)} rows" in refusal(read_samples, path, durations, skipped)
+            continue
+        assert read_samples(path, durations, skipped) == usable
         assert len(skipped) == len(samples) - len(usable)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("VID 1.0 2.0##a sentence without an id", "got 'VID 1.0 2.0##a sentence"),
+        ("VID 1.0 2.0##a sentence without an id", "got no qid, expected 'VID START END##qid_N##sentence'"),
         ("VID 1.0##qid_3##words", "expected 'VID START END##qid_N##sentence'"),
+        ("VID##qid_3##words", "got window []"),
         ("VID one 2.0##qid_3##words", "got window"),
         ("VID nan 2.0##qid_3##words", "got window"),
         ("VID 1.0 inf##qid_3##words", "got window"),
@@ -274,7 +283,7 @@ def test_broken_files(tmp_path: Path, name: str, content: Any, message: str) -> 
 
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong path would end in a traceback."""
-    for read in (read_samples, read_durations, read_queries, annotation_format):
+    for read in (read_samples, read_durations, read_queries, annotation_format, read_query_file):
         assert "no such file" in refusal(read, tmp_path / "nothing.txt")
         (tmp_path / "folder").mkdir(exist_ok=True)
         assert "got a directory" in refusal(read, tmp_path / "folder")
@@ -300,56 +309,3 @@ def test_plain_queries(tmp_path: Path) -> None:
     assert annotation_format(path) == "lines"
     assert read_queries(path) == ["a person eats", "someone leaves"]
     assert "got no queries" in refusal(read_queries, write(tmp_path, "none.txt", "\n"))
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("charades.json", {"a": {"subset": "train", "duration": 23.5, "actions": [[1, 2.0, 3]]}, "b": {"duration": 8}}),
-        ("plain.json", {"a": 23.5, "b": 8}),
-        ("tvr.jsonl", lines(*({"vid": v, "duration": d} for v, d in (("a", 23.5), ("b", 8), ("a", 23.5))))),
-        ("tvr.json", lines({"vid": "a", "duration": 23.5, "query": "x"}, {"vid": "b", "duration": 8})),
-        ("durations.csv", "a,23.5\nb,8\n"),
-        ("durations.csv", "vid,seconds\na, 23.5\n\nb,8\n"),
-        ("durations.txt", '"a",23.5\nb,"8"\na,23.5\n'),
-    ],
-)  # fmt: skip
-def test_durations(tmp_path: Path, name: str, content: Any) -> None:
-    """A file that tells how long videos are would be refused or read wrongly."""
-    assert read_durations(write(tmp_path, name, content)) == {"a": 23.5, "b": 8.0}
-
-
-def test_durations_of_activitynet(tmp_path: Path) -> None:
-    """ActivityNet's annotation file would not serve as its duration file."""
-    assert read_durations(write(tmp_path, "val_1_qid.json", ACTIVITYNET)) == {"v_a": 55.15, "v_b": 9.0}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("d.csv", "a,23.5\nb,0\n", "d.csv:2: got duration 0"),
-        ("d.csv", "a,23.5\nb,-1\n", "d.csv:2: got duration -1"),
-        ("d.csv", "a,nan\n", "d.csv:1: got duration nan"),
-        ("d.csv", "a,inf\n", "d.csv:1: got duration inf"),
-        ("d.csv", "a,long\n", "d.csv:1: got duration long"),
-        ("d.csv", "a,\n", "d.csv:1: got duration"),
-        ("d.csv", "a" * 200_000 + ",1\n", "d.csv:1: got 'aaaa"),
-        ("d.csv", "a\n", "d.csv:1: got 'a', expected 'vid,seconds'"),
-        ("d.csv", "a,1,2\n", "d.csv:1: got 'a,1,2'"),
-        ("d.csv", ",1\n", "d.csv:1: got ',1'"),
-        ("d.csv", "vid,seconds\n", "got no durations"),
-        ("d.csv", "a,1\nvid,seconds\n", "d.csv:2: got duration seconds"),
-        ("d.csv", "a,1\nb,2\na,3\n", "d.csv:3: got 3.0 s for video 'a', expected 1.0 s"),
-        ("d.csv", "", "got no durations"),
-        ("d.json", {"a": {"duration": 0}}, "d.json: video a: got duration 0"),
-        ("d.json", {"a": {"subset": "x"}}, "d.json: video a: got no duration"),
-        ("d.json", {"a": None}, "d.json: video a: got no duration"),
-        ("d.json", "{}", "got no durations"),
-        ("d.json", "[]", "expected a JSON object"),
-        ("d.jsonl", lines({"vid": "a", "duration": 2}, {"vid": "b"}), "d.jsonl:2: got no duration"),
-        ("d.jsonl", lines({"vid": "a", "duration": 2}, {"vid": "a", "duration": 3}), "d.jsonl:2: got 3.0 s"),
-    ],
-)
-def test_bad_durations(tmp_path: Path, name: str, content: Any, message: str) -> None:
-    """A moment in seconds would be computed from a duration of 0, below 0, unknown, or of two minds."""
-    assert message in refusal(read_durations, write(tmp_path, name, content))

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import FeatureError
-from img_deploy.features import align, by_video, downsample, kind_named, open_folder, read_features
+from img_deploy.features import align, by_video, downsample, kind_named, open_folder
 from img_deploy.features.kinds import FeatureKind
+from img_deploy.features.readers import read_array
 
 I3D, CLIP_SF, IV2 = kind_named("i3d"), kind_named("clip+sf"), kind_named("iv2")
 PANNS, VGGISH = kind_named("panns"), kind_named("vggish")
@@ -46,7 +47,7 @@ def test_charades_in_its_own_layout(charades: Build, video: FeatureKind, limit: 
         assert loaded.video.dtype == np.float32
         assert folder.has_audio(vid) == (vid != "YVKIV") == (loaded.audio is not None)
         if loaded.audio is not None:
-            expected = align(read_features(root / f"audio/{vid}.npy"), len(loaded.video))
+            expected = align(read_array(root / f"audio/{vid}.npy"), len(loaded.video))
             np.testing.assert_array_equal(loaded.audio, expected)
 
 
@@ -54,18 +55,23 @@ def test_i3d_values(charades: Build) -> None:
     """Down-sampling would not be that of the golden values, or be applied to the wrong file."""
     root = charades(VIDEOS)
     loaded = open_folder(root, I3D, PANNS).load("3MSZA")
-    np.testing.assert_array_equal(loaded.video, downsample(read_features(root / "i3d_video/3MSZA.npy"), 128))
+    np.testing.assert_array_equal(loaded.video, downsample(read_array(root / "i3d_video/3MSZA.npy"), 128))
 
 
-@pytest.mark.parametrize("extra", [0, 3])
-def test_clip_vector_is_slowfast_then_clip(charades: Build, extra: int) -> None:
-    """The halves would be swapped, or SlowFast aligned after the down-sampling instead of before it."""
-    root = charades({"AO8RW": 150}, slowfast=extra)
-    clip = read_features(root / "clip_features/visual_features/AO8RW.npy")
-    slowfast = read_features(root / "clip_features/slowfast_features/AO8RW.npz")
-    together = np.concatenate([align(slowfast, len(clip)), clip], axis=1)
+@pytest.mark.parametrize(
+    ("clips", "slowfast"), [(100, 0), (100, 1), (150, 0), (150, 3), (180, -90), (1, 40), (128, -1)]
+)
+def test_clip_vector_is_slowfast_then_clip(charades: Build, clips: int, slowfast: int) -> None:
+    """The halves would be swapped, or SlowFast of a long video resampled twice (to CLIP's rows, then to the limit)."""
+    root = charades({"AO8RW": clips}, slowfast=slowfast)
+    clip = downsample(read_array(root / "clip_features/visual_features/AO8RW.npy"), 128)
+    own_rows = read_array(root / "clip_features/slowfast_features/AO8RW.npz")
+    assert len(own_rows) == clips + slowfast
     loaded = open_folder(root, CLIP_SF, PANNS).load("AO8RW")
-    np.testing.assert_array_equal(loaded.video, downsample(together, 128))
+    np.testing.assert_array_equal(loaded.video, np.concatenate([align(own_rows, len(clip)), clip], axis=1))
+    sound = read_array(root / "audio/AO8RW.npy")
+    np.testing.assert_array_equal(loaded.audio, align(sound, len(clip)))
+    assert loaded.source_clips == clips
 
 
 def test_clip_without_slowfast(charades: Build) -> None:
@@ -281,7 +287,8 @@ def test_a_video_of_a_hundred_thousand_clips(tmp_path: Path) -> None:
 def test_not_finite_in_a_row_that_resampling_skips(plain: Build, write: Any) -> None:
     """A broken file would pass because its NaN lies in the last row, which down-sampling leaves out."""
     root = plain({"a": 200}, {})
-    features = read_features(root / "video/a.npy")
+    features = read_array(root / "video/a.npy")
+    features = features.copy()
     features[199, 2] = np.nan
     write.npy(root / "video/a.npy", features)
     with pytest.raises(FeatureError, match=r"video/a\.npy: got NaN at clip 199 \(column 2\)"):

@@ -1,35 +1,37 @@
 import pytest
 
 from img_deploy.errors import FeatureError
-from img_deploy.features.kinds import (
-    AUDIO_KINDS,
-    TEXT_KINDS,
-    VIDEO_KINDS,
-    FeatureKind,
-    audio_kind,
-    kind_named,
-    text_kind,
-    video_kind,
-)
+from img_deploy.features.kinds import KINDS, FeatureKind, kind_named, kind_of_width, kinds_of
 
 
-def test_known_widths_have_their_names() -> None:
+def test_the_table() -> None:
     """A checkpoint's widths would be taken for features of another extractor."""
-    assert [(k.name, k.width, k.max_clips) for k in VIDEO_KINDS] == [
-        ("i3d", 1024, 128),
-        ("clip+sf", 2816, 128),
-        ("iv2", 768, 64),
+    assert [(k.stream, k.name, k.width, k.max_clips, str(k)) for k in KINDS] == [
+        ("video", "i3d", 1024, 128, "I3D (width 1024)"),
+        ("video", "clip+sf", 2816, 128, "CLIP+SlowFast (width 2816)"),
+        ("video", "iv2", 768, 64, "InternVideo2 (width 768)"),
+        ("audio", "panns", 2048, 128, "PANNs (width 2048)"),
+        ("audio", "vggish", 128, 128, "VGGish (width 128)"),
+        ("text", "clip", 512, 128, "CLIP text (width 512)"),
+        ("text", "llama", 4096, 128, "LLaMA text (width 4096)"),
     ]
-    assert [video_kind(k.width) for k in VIDEO_KINDS] == list(VIDEO_KINDS)
-    assert [audio_kind(k.width).name for k in AUDIO_KINDS] == ["panns", "vggish"]
-    assert [text_kind(k.width).name for k in TEXT_KINDS] == ["clip", "llama"]
+    assert [(k.name, k.integer_scale) for k in KINDS if k.integer_scale != 1] == [("vggish", 255)]
+    assert [(k.tokens, kind_named(k.tokens or "").numbering) for k in kinds_of("video")] == [
+        ("clip", "txt"),
+        ("clip", "txt"),
+        ("llama", "jsonl"),
+    ]
+    for kind in KINDS:
+        assert kind.stream is not None
+        assert kind_of_width(kind.stream, kind.width) == kind
+        assert kind.usual[0] < 0 < kind.usual[1] < kind.most
 
 
 def test_any_other_width_is_plain() -> None:
     """A model of own features could not be served."""
-    assert video_kind(33) == FeatureKind("plain", 33)
-    assert audio_kind(1024).name == "plain"
-    assert kind_named("plain", 7) == text_kind(7)
+    assert kind_of_width("video", 33) == FeatureKind("plain", 33)
+    assert kind_of_width("audio", 1024).name == "plain"
+    assert kind_named("plain", 7) == kind_of_width("text", 7)
 
 
 @pytest.mark.parametrize("name", ["i3d", "clip+sf", "iv2", "panns", "vggish", "clip", "llama"])
@@ -55,4 +57,4 @@ def test_wrong_name_is_one_line(name: str, width: int | None, message: str) -> N
 def test_impossible_width(width: int) -> None:
     """A plain kind of no columns would match an empty file."""
     with pytest.raises(FeatureError, match="at least 1"):
-        video_kind(width)
+        kind_of_width("video", width)

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from img_deploy.errors import FeatureError
+from img_deploy.features.kinds import FeatureKind
+from img_deploy.features.prepare import prepare_tokens
 from img_deploy.features.readers import (
     npy_shape,
     npz_shape,
     pt_shape,
-    read_features,
+    read_array,
     read_npy,
     read_npz,
+    read_pickle,
     read_pt,
-    read_vggish,
     shape_of,
 )
 
@@ -43,7 +45,7 @@ def save(path: Path, array: Any) -> Path:
     return path
 
 
-def refusal(path: Path, width: int | None = 3) -> str:
+def refusal(path: Path, width: int = 3) -> str:
     """The one line with which reading a file ends; it must name the file."""
     with pytest.raises(FeatureError) as caught:
         read_features(path, width)
@@ -51,6 +53,11 @@ def refusal(path: Path, width: int | None = 3) -> str:
     assert str(path) in message
     assert "\n" not in message
     return message
+
+
+def read_features(path: Path, width: int = 3) -> np.ndarray:
+    """A file as the network takes it."""
+    return prepare_tokens(str(path), read_array(path), FeatureKind("plain", width))
 
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
@@ -330,13 +337,16 @@ def test_lengths_come_from_headers(tmp_path: Path, shape: Callable[[Path], Any],
     assert peak < 1e6
 
 
-def test_vggish(tmp_path: Path) -> None:
-    """VGGish values would come in another scale than in training, or another type pass unnoticed."""
+def test_pickle(tmp_path: Path) -> None:
+    """Sound of ActivityNet would be read in another type or shape than stored."""
     path = tmp_path / "VGGish.pickle"
-    table = {"v_a": np.full((3, 128), 255, np.uint8), "v_b": np.zeros((2, 1, 128), np.uint8)}
+    table = {"v_a": np.full((3, 128), 255, np.uint8), "v_b": np.zeros((2, 1, 128), np.float32)}
     path.write_bytes(pickle.dumps(table))
-    arrays = read_vggish(path)
-    assert {vid: array.shape for vid, array in arrays.items()} == {"v_a": (3, 128), "v_b": (2, 128)}
-    path.write_bytes(pickle.dumps({"v_a": np.ones((3, 128), np.float32)}))
-    with pytest.raises(FeatureError, match=r"VGGish.pickle\[v_a\]: got dtype float32, expected uint8"):
-        read_vggish(path)
+    arrays = read_pickle(path)
+    assert {vid: (array.shape, str(array.dtype)) for vid, array in arrays.items()} == {
+        "v_a": ((3, 128), "uint8"),
+        "v_b": ((2, 128), "float32"),
+    }
+    path.write_bytes(pickle.dumps({"v_a": np.ones(3, np.float32)}))
+    with pytest.raises(FeatureError, match=r"VGGish.pickle\[v_a\]: got shape"):
+        read_pickle(path)

@@ -42,13 +42,13 @@ def test_annotations_name_their_video(folder, write_lines):
     assert pairs(plan_questions(folder, file=txt, videos=["A"])) == [("A", 7, "a")]
 
 
-def test_queries_without_an_answer_are_counted(folder, write_lines):
-    """A row whose annotated moment is broken would vanish without a word."""
-    file = write_lines("x_qid.txt", "B 5.0 2.0##qid_5##sits", "A 0 2##qid_7##a")
+def test_queries_that_cannot_be_asked_are_counted(folder, write_lines):
+    """A row without a sentence would vanish without a word, or stop the run; moments are of no matter."""
+    file = write_lines("x_qid.txt", "B 5.0 2.0##qid_5##sits", "A 0 2##qid_7## ", "A -1 -1##qid_8##a")
     plan = plan_questions(folder, file=file)
-    assert pairs(plan) == [("A", 7, "a")]
+    assert pairs(plan) == [("B", 5, "sits"), ("A", 8, "a")]
     assert plan.missing == 1
-    assert f"{file}:1" in plan.notes[0]
+    assert f"{file}:2" in plan.notes[0]
 
 
 def test_bad_questions(folder, write_lines):

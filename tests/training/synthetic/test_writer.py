@@ -137,7 +137,8 @@ def test_activitynet(all_kinds):
 
 def test_readers_take_every_kind(all_kinds):
     """Training and inference read synthetic data through the readers of the real data, or prove nothing about them."""
-    from img_deploy.annotations import read_durations, read_samples
+    from img_deploy.annotations import read_samples
+    from img_deploy.durations import read_durations
     from img_deploy.features.folders import open_folder
     from img_deploy.features.kinds import kind_named
 
