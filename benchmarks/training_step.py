@@ -108,10 +108,11 @@ def _set_dropout(network: Any, p: float) -> float:
 
 def _material(shape: Shape, work: Path, threads: int) -> tuple[Any, Any, Any]:
     from img_deploy.training.config import TrainConfig
+    from img_deploy.training.datasets import prepare
     from img_deploy.training.loader import StepBatches
     from img_deploy.training.synthetic.config import SyntheticConfig
     from img_deploy.training.synthetic.writer import write_synthetic
-    from img_deploy.training.train import new_network, prepare
+    from img_deploy.training.train import new_network
 
     data = work / f"clips{shape.clips}"
     if not data.exists():

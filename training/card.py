@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.training.checkpoint_callback import CheckpointCallback
     from img_deploy.training.config import TrainConfig
+    from img_deploy.training.datasets import Datasets
     from img_deploy.training.evaluate import Evaluation
-    from img_deploy.training.train import Datasets
 
 
 def run_card(

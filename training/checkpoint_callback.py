@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from img_deploy import __version__
+from img_deploy.files import temporary_beside
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.training.answers import Answers, answers_of_network
 from img_deploy.training.config import TrainConfig
@@ -163,7 +164,7 @@ class CheckpointCallback(L.Callback):
 
     def _save_state(self, trainer: L.Trainer) -> None:
         """A state appears whole: a killed save leaves the one before."""
-        temporary = self.run.state.with_name(f".{self.run.state.name}.tmp")
+        temporary = temporary_beside(self.run.state)
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, self.run.state)

@@ -1,7 +1,6 @@
 """What a set of answers is worth: scores of each head with intervals, by sound and by moment length."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from img_deploy.training.metrics import (
     by_moment_ratio,
     summarise,
 )
-from img_deploy.training.submissions import Prediction, write_predictions
-from img_deploy.training.tasks import Task
 
 GROUPS = ("all", "with audio", "without audio")
 HISTOGRAM_BINS = 20
@@ -47,13 +44,6 @@ class Evaluation:
     videos: int
     left_out: int
     """Annotated queries whose video has no features: not scored."""
-
-    def score(self, head: str, group: str = "all") -> HeadScores:
-        """Scores of a head on a group. Raises KeyError where there are none."""
-        for scores in self.scores:
-            if (scores.head, scores.group) == (head, group):
-                return scores
-        raise KeyError((head, group))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -108,19 +98,3 @@ def quick_scores(answers: Answers) -> dict[str, float]:
     if has_audio.any():
         found["importance"] = float(answers.importance[has_audio].mean())
     return found
-
-
-def write_submission(path: Path, task: Task, answers: Answers) -> int:
-    """Predictions of the fused head as the community's JSON lines, under the ids that its files carry.
-
-    Returns the number of lines. Raises AnnotationError where the ids cannot be found, InputError where the file
-    cannot be written.
-    """
-    queries = answers.queries
-    ids = task.submission_ids(queries.samples)
-    rows = zip(queries.samples, answers.windows["fused"].tolist(), answers.scores.tolist(), strict=True)
-    predictions = [
-        Prediction(ids[sample.qid], sample.query, sample.vid, ((start, end, score),))
-        for sample, (start, end), score in rows
-    ]
-    return write_predictions(path, sorted(predictions, key=lambda prediction: prediction.qid))

@@ -19,12 +19,6 @@ TIE = 1e-12
 _REACH = np.arange(-1, 3)
 
 
-def cut_moments(starts: npt.ArrayLike, ends: npt.ArrayLike, durations: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Starts raised to 0 and ends cut to the video's duration, in seconds; shapes [n]."""
-    cut_starts = np.maximum(np.asarray(starts, np.float64), 0.0)
-    return cut_starts, np.minimum(np.asarray(ends, np.float64), np.asarray(durations, np.float64))
-
-
 def label_moments(starts: npt.ArrayLike, ends: npt.ArrayLike, clips: npt.ArrayLike, durations: npt.ArrayLike) -> Ints:
     """The pair of clips (i, j), i <= j, whose interval [i d/L, (j+1) d/L] has the highest IoU with each moment.
 
@@ -34,12 +28,15 @@ def label_moments(starts: npt.ArrayLike, ends: npt.ArrayLike, clips: npt.ArrayLi
     ends can win.
 
     Args:
-        starts, ends: [n] seconds, cut to the video (:func:`cut_moments`).
+        starts, ends: [n] seconds, cut to the video.
         clips: [n] clips L of the video. durations: [n] seconds.
     Returns:
         [n, 2] int64, inclusive.
     Raises:
         AnnotationError: a duration or a number of clips is not positive, or a time is not finite.
+
+    >>> label_moments([24.3], [30.4], clips=[16], durations=[30.96]).tolist()
+    [[12, 15]]
     """
     start, end, duration = (np.atleast_1d(np.asarray(x, np.float64)) for x in (starts, ends, durations))
     count = np.atleast_1d(np.asarray(clips, np.int64))
@@ -60,16 +57,6 @@ def label_moments(starts: npt.ArrayLike, ends: npt.ArrayLike, clips: npt.ArrayLi
     pairs = np.stack([i[rows, best], j[rows, best]], axis=1)
     pairs[iou[rows, best] <= 0] = 0
     return pairs
-
-
-def label_moment(start: float, end: float, clips: int, duration: float) -> tuple[int, int]:
-    """:func:`label_moments` of one moment.
-
-    >>> label_moment(24.3, 30.4, clips=16, duration=30.96)
-    (12, 15)
-    """
-    (pair,) = label_moments([start], [end], [clips], [duration])
-    return int(pair[0]), int(pair[1])
 
 
 def sample_saliency_clips(

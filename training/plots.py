@@ -1,9 +1,9 @@
 """Pictures of an evaluation, as PNG files."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from img_deploy.files import replacing_file
 from img_deploy.training.evaluate import HISTOGRAM_BINS, Evaluation
 
 if TYPE_CHECKING:
@@ -48,13 +48,8 @@ def save_figure(figure: "Figure", path: Path) -> Path:
     """Write a PNG, atomically. Raises OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            FigureCanvasAgg(figure).print_png(stream)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as stream:
+        FigureCanvasAgg(figure).print_png(stream)
     return path
 
 

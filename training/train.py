@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from img_deploy.errors import ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
@@ -22,13 +20,13 @@ from img_deploy.training.card import card_text, run_card
 from img_deploy.training.checkpoint_callback import CheckpointCallback, Listener
 from img_deploy.training.clip_store import Progress
 from img_deploy.training.config import TrainConfig
-from img_deploy.training.data import GroundingData, Queries, split_by_video
+from img_deploy.training.data import GroundingData
+from img_deploy.training.datasets import Datasets, prepare
 from img_deploy.training.evaluate import Evaluation, evaluate_answers
 from img_deploy.training.lit_module import GroundingModule
 from img_deploy.training.loader import StepBatches, StepLoader
 from img_deploy.training.memory import keep_freed_memory
 from img_deploy.training.run_folder import RunFolder
-from img_deploy.training.tasks import open_task
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,6 @@ class TrainResult:
     card: dict[str, Any]
     test: Evaluation
     """The best checkpoint on the test split."""
-
-
-@dataclass(frozen=True, eq=False)
-class Datasets:
-    """The queries of a run: for training, for validation, and the rest of its data."""
-
-    data: GroundingData
-    train: Queries
-    """Queries with sound, the validation videos left out."""
-    validation: Queries
-    notes: tuple[str, ...]
-    """Remarks for the user, a line each."""
-    without_audio: int
-    """Training queries left out because their video has no sound."""
 
 
 def _ignore(_line: str) -> None:
@@ -114,49 +98,6 @@ def is_first_process() -> bool:
     from lightning.pytorch.utilities import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0) in (0, None)
-
-
-def prepare(
-    config: TrainConfig,
-    progress: Progress | None = None,
-    glove_progress: Progress | None = None,
-) -> Datasets:
-    """Annotations, features and vocabulary of a run, and its splits. Raises InputError."""
-    task = open_task(config.task, config.features, config.data, config.video_width, config.audio_width)
-    variant, notes = config.variant, []
-    if variant == "auto":
-        variant = "glove"
-        if config.features != "i3d":
-            present = task.text_home is not None and task.text_home.is_dir()
-            variant = "tokens" if present else "glove"
-            if not present:
-                notes.append(f"{task.text_home}: no token features, so sentences are read as words (variant glove)")
-    if variant == "tokens" and task.text is None:
-        raise ConfigError(f"variant is 'tokens', but {task.name} has no token features; use glove")
-    splits = ("train", "test", "val_2") if config.select_on == "val_2" else ("train", "test")
-    data = GroundingData(
-        task,
-        variant,  # type: ignore[arg-type]
-        splits,
-        config.cache_folder,
-        glove=Path(config.glove) if config.glove else None,
-        max_clips=config.max_clips,
-        progress=progress,
-        glove_progress=glove_progress,
-    )
-    whole = data.queries["train"]
-    notes += [note for queries in data.queries.values() for note in queries.left_out]
-    if config.select_on == "validation":
-        train_part, validation = split_by_video(whole, config.validation_share, config.seed)
-    else:
-        train_part, validation = whole, data.queries[config.select_on]
-    has_audio = data.has_audio(train_part)
-    if not has_audio.any():
-        raise InputError(f"{task.feature_folder}: got no training video with sound, expected some; add audio features")
-    if silent := int((~has_audio).sum()):
-        videos = len({vid for vid, has in zip(train_part.vids, has_audio, strict=True) if not has})
-        notes.append(f"{silent} training queries on {videos} videos without sound are left out")
-    return Datasets(data, train_part.take(np.flatnonzero(has_audio)), validation, tuple(notes), silent)
 
 
 def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:

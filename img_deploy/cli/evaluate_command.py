@@ -37,6 +37,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Write the answers here, as the JSON lines that moment_detr's evaluators read."),
     ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Write the annotations of the same queries here, for the same evaluators.")
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Write pictures (PNG) into this folder.")] = None,
     format: Annotated[ScoreFormat, typer.Option(help="table for people, json for programs.")] = ScoreFormat.TABLE,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries at a time; the scores do not depend on it.")] = 64,
@@ -63,17 +66,22 @@ def evaluate(
         result = run_evaluation(request, bar)
     for note in result.notes:
         print(note, file=sys.stderr)
-    _write(result, predictions, plots, split)
+    _write(result, predictions, ground_truth, plots, split)
     _print(result, format)
 
 
-def _write(result: "EvaluationResult", predictions: Path | None, plots: Path | None, split: str) -> None:
-    from img_deploy.training.evaluate import write_submission
+def _write(
+    result: "EvaluationResult", predictions: Path | None, ground_truth: Path | None, plots: Path | None, split: str
+) -> None:
     from img_deploy.training.plots import write_plots
+    from img_deploy.training.submissions import write_ground_truth, write_predictions
 
     if predictions is not None:
-        count = write_submission(predictions, result.task, result.answers)
+        count = write_predictions(predictions, result.task, result.answers)
         print(f"{predictions}: {count} predictions", file=sys.stderr)
+    if ground_truth is not None:
+        count = write_ground_truth(ground_truth, result.task, result.answers)
+        print(f"{ground_truth}: {count} annotated queries", file=sys.stderr)
     if plots is not None:
         title = f"{result.task.name}, {result.task.features}, {split} split"
         for path in write_plots(result.evaluation, plots, title):

@@ -1,6 +1,5 @@
 """One self-contained checkpoint file, ``best.pt``: everything that inference needs, loaded without running code."""
 
-import contextlib
 import io
 import os
 import pickle
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from img_deploy.errors import CheckpointError, ConfigError
+from img_deploy.files import replacing_file
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
 
@@ -72,20 +72,16 @@ class Checkpoint:
         if path.exists() and not path.is_file():  # a device would be replaced
             raise CheckpointError(f"{path}: is not a regular file; give another path")
         path = Path(os.path.realpath(path))  # a link stays a link
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         packed = io.BytesIO()  # PyTorch's own errors of a full disk are no OSError
         torch.save(content, packed)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(packed.getbuffer())
-            os.replace(temporary, path)
+            with replacing_file(path) as stream:
+                stream.write(packed.getbuffer())
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot write the checkpoint ({error.strerror}); give another path"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):  # no such folder
-                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Checkpoint":

@@ -12,13 +12,13 @@ from img_deploy.features import downsample
 from img_deploy.training.clip_store import open_clip_store
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import GroundingData, TrainingTargets, split_by_video
-from img_deploy.training.labels import label_moment
+from img_deploy.training.datasets import prepare
+from img_deploy.training.labels import label_moments
 from img_deploy.training.loader import StepBatches, StepLoader
 from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
 from img_deploy.training.synthetic.queries import read_synthetic
 from img_deploy.training.synthetic.writer import write_synthetic
 from img_deploy.training.tasks import open_task
-from img_deploy.training.train import prepare
 
 TINY = {"videos": 8, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}
 
@@ -215,8 +215,8 @@ def test_labels_and_saliency_clips_belong_to_their_queries(data):
     for k, row in enumerate(rows):
         sample = queries.samples[row]
         clips = int(batch.clip_mask[k].sum())
-        expected = label_moment(*sample.windows[0], clips, sample.duration)
-        assert (batch.targets.start[k], batch.targets.end[k]) == expected
+        (expected,) = label_moments(*([value] for value in (*sample.windows[0], clips, sample.duration)))
+        assert [batch.targets.start[k], batch.targets.end[k]] == expected.tolist()
         assert (batch.targets.positives[k] >= expected[0]).all()
         assert (batch.targets.positives[k] <= expected[1]).all()
         outside = batch.targets.negatives[k]

@@ -3,115 +3,58 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from img_deploy.errors import AnnotationError, InputError
-from img_deploy.training.submissions import (
-    Prediction,
-    read_predictions,
-    score_predictions,
-    write_ground_truth,
-    write_predictions,
-)
+from img_deploy.annotations import Sample, read_samples
+from img_deploy.errors import InputError
+from img_deploy.training.submissions import write_ground_truth, write_predictions
 
-SECONDS = st.floats(0, 1000, allow_nan=False)
-WINDOWS = st.lists(st.tuples(SECONDS, SECONDS, st.floats(-5, 5)), min_size=1, max_size=4).map(tuple)
+SECONDS = st.floats(0, 1000)
+ROWS = st.lists(st.tuples(st.integers(0, 10**6), st.text(), SECONDS, SECONDS, SECONDS), unique_by=lambda row: row[0])
+TASK = SimpleNamespace(submission_ids=lambda samples: {sample.qid: sample.qid + 5 for sample in samples})
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.builds(Prediction, st.integers(0, 10**6), st.text(), st.text(), WINDOWS), unique_by=lambda p: p.qid))
-def test_predictions_survive_the_file(tmp_path_factory, predictions):
+def answers_of(rows):
+    """Answers to the queries ``qid, query, start, end, score``, whose annotated moments are 1 to 2.5 s."""
+    samples = tuple(Sample(qid, "3MSZA", query, 30.5, ((1.0, 2.5),)) for qid, query, *_ in rows)
+    windows = {"fused": np.array([row[2:4] for row in rows]).reshape(-1, 2)}
+    return SimpleNamespace(
+        queries=SimpleNamespace(samples=samples), windows=windows, scores=np.array([row[4] for row in rows])
+    )
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+@settings(max_examples=25)
+@given(ROWS)
+def test_predictions_survive_the_file(tmp_path_factory, rows):
     """A submission that rounds or loses a window is scored lower than the model."""
     path = tmp_path_factory.mktemp("rows") / "predictions.jsonl"
-    assert write_predictions(path, predictions) == len(predictions)
-    assert read_predictions(path) == predictions
+    assert write_predictions(path, TASK, answers_of(rows)) == len(rows)
+    assert lines(path) == [
+        {"qid": qid + 5, "query": query, "vid": "3MSZA", "pred_relevant_windows": [[start, end, score]]}
+        for qid, query, start, end, score in sorted(rows)
+    ]
 
 
-def test_prediction_rows_have_the_evaluators_keys(tmp_path):
-    """moment_detr's evaluator indexes these keys; a saliency key would make it look for labels that do not exist."""
-    path = tmp_path / "predictions.jsonl"
-    write_predictions(path, [Prediction(7, "person sits.", "3MSZA", ((1.0, 2.5, 0.9), (0.0, 3.0, 0.4)))])
-    (row,) = map(json.loads, path.read_text().splitlines())
-    assert row == {
-        "qid": 7,
-        "query": "person sits.",
-        "vid": "3MSZA",
-        "pred_relevant_windows": [[1.0, 2.5, 0.9], [0.0, 3.0, 0.4]],
-    }
-    assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("not json", "2: got no JSON"),
-        ("[1, 2]", "2: got list"),
-        ('{"qid": 1}', "pred_relevant_windows"),
-        ('{"qid": 1, "pred_relevant_windows": []}', "no window"),
-        ('{"qid": 1, "pred_relevant_windows": [[0, 1]]}', "score"),
-        ('{"qid": 1, "pred_relevant_windows": [[0, NaN, 1]]}', "finite"),
-        ('{"qid": 0, "pred_relevant_windows": [[0, 1, 1]]}', "second time"),
-    ],
-)
-def test_bad_rows_are_named(tmp_path, line, message):
-    """A bad row deep in a file of thousands must be found by its number, not by a traceback."""
-    path = tmp_path / "predictions.jsonl"
-    path.write_text('{"qid": 0, "pred_relevant_windows": [[0, 1, 1]]}\n' + line + "\n")
-    with pytest.raises(InputError, match=message):
-        read_predictions(path)
-
-
-def test_unreadable_files_are_named(tmp_path):
-    """A missing or binary file must be one clear line."""
-    with pytest.raises(InputError, match=r"none\.jsonl"):
-        read_predictions(tmp_path / "none.jsonl")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="binary"):
-        read_predictions(tmp_path / "binary")
-
-
-@pytest.mark.parametrize("windows", [(), ((0.0, float("nan"), 1.0),)])
-def test_impossible_predictions_are_not_written(tmp_path, windows):
-    """The evaluators crash on empty windows and score NaN as a miss."""
-    path = tmp_path / "predictions.jsonl"
-    path.write_text("before")
-    with pytest.raises(InputError):
-        write_predictions(path, [Prediction(1, "q", "v", windows)])
-    assert path.read_text() == "before"
-
-
-def test_duplicate_predictions_are_refused(tmp_path):
-    """An evaluator keeps the last row of a query and says nothing."""
-    row = Prediction(1, "q", "v", ((0.0, 1.0, 1.0),))
-    with pytest.raises(InputError, match="twice"):
-        write_predictions(tmp_path / "rows.jsonl", [row, row])
-
-
-def test_ground_truth_is_cut_to_the_video(tmp_path):
-    """The published files are cut; an evaluator would hold a prediction's end against a longer moment."""
-    sample = SimpleNamespace(qid=3, vid="3MSZA", query="person sits.", duration=30.5, windows=((-1.0, 31.2),))
+def test_ground_truth_is_what_the_evaluators_read(tmp_path):
+    """moment_detr's evaluator indexes these keys; its file is read back by this program too."""
     path = tmp_path / "truth.jsonl"
-    assert write_ground_truth(path, [sample]) == 1
-    assert json.loads(path.read_text()) == {
-        "qid": 3,
-        "query": "person sits.",
-        "duration": 30.5,
-        "vid": "3MSZA",
-        "relevant_windows": [[0.0, 30.5]],
-    }
-    sample.duration = None
-    with pytest.raises(AnnotationError, match="duration"):
-        write_ground_truth(path, [sample])
+    assert write_ground_truth(path, TASK, answers_of([(3, "person sits.", 0.0, 9.0, 1.0)])) == 1
+    assert lines(path) == [
+        {"qid": 8, "query": "person sits.", "duration": 30.5, "vid": "3MSZA", "relevant_windows": [[1.0, 2.5]]}
+    ]
+    assert read_samples(path) == [Sample(8, "3MSZA", "person sits.", 30.5, ((1.0, 2.5),))]
 
 
-def test_scores_use_the_first_window_of_the_same_queries():
-    """Scoring another window than the first, or a subset of the queries, would flatter the model."""
-    rows = [Prediction(k, "q", "v", ((0.0, 2.0, 0.9), (4.0, 8.0, 0.8))) for k in (1, 2)]
-    truth = {1: [[0.0, 2.0]], 2: [[4.0, 8.0], [0.0, 4.0]]}
-    assert score_predictions(rows, truth) == {1: 1.0, 2: 0.5}
-    with pytest.raises(InputError, match="numbering"):
-        score_predictions(rows[:1], truth)
-    with pytest.raises(InputError, match="not annotated"):
-        score_predictions(rows, {1: [[0.0, 2.0]]})
+@pytest.mark.parametrize("write", [write_predictions, write_ground_truth])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
+    """An evaluation of an hour must not end in a traceback."""
+    with pytest.raises(InputError, match=r"none/rows\.jsonl: cannot be written"):
+        write(tmp_path / "none" / "rows.jsonl", TASK, answers_of([]))
+    assert not list(tmp_path.iterdir())

@@ -12,8 +12,9 @@ import torch
 
 from img_deploy.errors import CheckpointError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.training.datasets import prepare
 from img_deploy.training.lit_module import NonFiniteLoss
-from img_deploy.training.train import prepare, train
+from img_deploy.training.train import train
 
 
 class Interrupted(Exception):
@@ -232,7 +233,7 @@ def test_the_published_protocol_selects_on_the_test_set_and_says_so(tiny_config,
     result = train(tiny_config(select_on="test", epochs=1), tmp_path / "run")
     assert "published protocol" in result.card["protocol"]
     assert "selected on the test set" in (result.run / "card.md").read_text()
-    scores = result.test.score("fused").metrics["R1@0.7"].value
+    scores = result.test.scores[0].metrics["R1@0.7"].value
     assert scores == pytest.approx(result.card["selection"]["fused/R1@0.7"])
 
 

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from img_deploy.errors import AnnotationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from img_deploy.errors import AnnotationError, validation_problems
 from img_deploy.training.synthetic.grammar import Category, sentence
 from img_deploy.training.synthetic.scenes import Audio, Event, Scene, Task, stream
 
 SIDECAR = "planted.json"
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 DROPPED_ROWS = 4
 """Training rows that the jsonl form of Charades lacks; from there on its numbers fall behind those of the txt form."""
 
@@ -25,7 +28,7 @@ class SyntheticQuery:
     task: Task
     split: str
     """train, test, or val_2 (activitynet)."""
-    qids: Mapping[Numbering, int]
+    qids: dict[Numbering, int]
     """Charades: ``txt`` and, unless the row is missing there, ``tvr``; activitynet: ``json``."""
     vid: str
     query: str
@@ -58,8 +61,9 @@ class SyntheticQuery:
 class SyntheticRecord:
     """Content of ``planted.json``."""
 
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     queries: tuple[SyntheticQuery, ...]
+    schema: Literal[1] = SCHEMA
 
     def by_qid(self, numbering: Numbering) -> dict[int, SyntheticQuery]:
         """Queries by their id in one numbering; rows that it lacks are left out."""
@@ -124,17 +128,14 @@ def read_synthetic(folder: Path) -> SyntheticRecord:
     """
     path = Path(folder) / SIDECAR
     try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["schema"] != SCHEMA:
-            raise AnnotationError(f"{path}: got schema {content['schema']!r}, expected {SCHEMA}; generate it again")
-        rows = [{**row, "span": tuple(row["span"]), "window": tuple(row["window"])} for row in content["queries"]]
-        return SyntheticRecord(content["config"], tuple(SyntheticQuery(**row) for row in rows))
+        return TypeAdapter(SyntheticRecord).validate_json(path.read_bytes())
     except OSError as error:
         raise AnnotationError(
             f"{path}: cannot be read ({error.strerror}); give the folder of a synthetic dataset"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise AnnotationError(f"{path}: not the record of a synthetic dataset ({error!r}); generate it again") from None
+    except ValidationError as error:
+        why = validation_problems(error)[:200]
+        raise AnnotationError(f"{path}: not the record of a synthetic dataset ({why}); generate it again") from None
 
 
 def with_noise(queries: Iterable[SyntheticQuery], vids: set[str]) -> list[SyntheticQuery]:
