@@ -1,4 +1,4 @@
-"""Backends made ready to be timed: an engine each, whose graph runs are clocked apart from what surrounds them."""
+"""Backends made ready to be timed: an predictor each, whose graph runs are clocked apart from what surrounds them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from img_deploy.errors import BackendError
 from img_deploy.runtime.backends.base import Backend, Feeds, Outputs
 from img_deploy.runtime.backends.choose import Choice, choose, survey
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.engine import Engine
 from img_deploy.runtime.inputs import InputRules, input_rules
+from img_deploy.runtime.predictor import Predictor
 from img_deploy.runtime.results import Answer
 
 EAGER = "torch"
@@ -48,7 +48,7 @@ class Contender:
 
     def __init__(self, bundle: Bundle, rules: InputRules, choice: Choice, label: str | None = None) -> None:
         self._clock = ClockedBackend(choice.backend)
-        self.engine = Engine(bundle, rules, replace(choice, backend=self._clock))
+        self.predictor = Predictor(bundle, rules, replace(choice, backend=self._clock))
         self.label = label or f"{choice.backend.name}:{choice.backend.device}"
         """What tables call it: backend and device."""
 
@@ -74,22 +74,22 @@ class Contender:
         return self._answer(inputs)[1]
 
     def _answer(self, inputs: InputSet) -> tuple[list[Answer], dict[str, float]]:
-        engine, batch = self.engine, len(inputs.videos)
+        predictor, batch = self.predictor, len(inputs.videos)
         times = {}
         watch = Stopwatch()
-        videos = engine.encode_video(inputs.videos, inputs.audios, batch_size=batch)
+        videos = predictor.encode_video(inputs.videos, inputs.audios, batch_size=batch)
         times["encode_video"] = watch.lap()
-        queries = engine.encode_query(_texts(inputs), batch_size=batch)
+        queries = predictor.encode_query(_texts(inputs), batch_size=batch)
         times["encode_query"] = watch.lap()
         self._clock.spent = 0.0
-        answers = engine.ground(videos, queries, batch_size=batch)
+        answers = predictor.ground(videos, queries, batch_size=batch)
         whole = watch.lap()
         times["ground"] = self._clock.spent
         times["decode"] = whole - self._clock.spent
         return answers, times
 
     def close(self) -> None:
-        self.engine.close()
+        self.predictor.close()
 
 
 def _texts(inputs: InputSet) -> list[Any]:

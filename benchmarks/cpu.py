@@ -110,7 +110,7 @@ def lineup_of(bundle: Bundle, network: "IMGNetwork", backends: Sequence[str], th
 
     opened = open_contenders(bundle, [CPU_EAGER, *backends], threads)
     rules = input_rules(bundle)
-    eager = opened.contenders[0].engine.choice
+    eager = opened.contenders[0].predictor.choice
     extra = [
         Contender(bundle, rules, eager, AGAIN),
         Contender(bundle, rules, Choice(PublishedBackend(network), "the published code's way"), PUBLISHED),

@@ -139,15 +139,17 @@ def draw(out: Path, samples: Sequence[Any]) -> None:
     """One picture per query: truth, found moment, saliency of the heads, importance."""
     from img_deploy.features.folders import open_folder
     from img_deploy.features.kinds import kind_named
-    from img_deploy.runtime.engine import load_bundle
+    from img_deploy.runtime.predictor import load_bundle
     from img_deploy.training.pictures import draw_answer
 
-    engine = load_bundle(out / "deploy")
+    predictor = load_bundle(out / "deploy")
     folder = open_folder(out / "data/features/charades", kind_named("i3d"), kind_named("panns"))
     for sample in samples:
         clips = folder.load(sample.vid)
-        video = engine.encode_video(clips.video, clips.audio, vid=sample.vid)
-        answer = engine.ground(video, engine.encode_query(sample.query, qid=sample.qid), durations=sample.duration)
+        video = predictor.encode_video(clips.video, clips.audio, vid=sample.vid)
+        answer = predictor.ground(
+            video, predictor.encode_query(sample.query, qid=sample.qid), durations=sample.duration
+        )
         draw_answer(answer, sample.windows, out / "pictures" / f"{sample.qid}.png")
 
 

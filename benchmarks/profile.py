@@ -176,7 +176,7 @@ def measure_lineup(
     """
     neighbours = OtherPrograms()
     try:
-        workload = _workload(options, lineup.contenders[0].engine.rules)
+        workload = _workload(options, lineup.contenders[0].predictor.rules)
         grid = options.grid.fitted(bundle.manifest.limits, workload.longest())
         total = len(grid) + (len(started) if options.starts else 0)
         cases = measure(

@@ -83,24 +83,24 @@ def _child(bundle: str, backend: str, clips: str, words: str, threads: str, star
     begin = time.time()
     import numpy as np
 
-    from img_deploy.runtime.engine import load_bundle
+    from img_deploy.runtime.predictor import load_bundle
 
     imported = time.time()
 
     def start() -> dict[str, float]:
         times = [time.perf_counter()]
-        engine = load_bundle(bundle, backend, int(threads) or None)
+        predictor = load_bundle(bundle, backend, int(threads) or None)
         times.append(time.perf_counter())
         random = np.random.default_rng(0)
-        video = random.standard_normal((int(clips), engine.rules.video.width), np.float32)
-        audio = random.standard_normal((int(clips), engine.rules.audio.width), np.float32)
-        text = engine.rules.text
+        video = random.standard_normal((int(clips), predictor.rules.video.width), np.float32)
+        audio = random.standard_normal((int(clips), predictor.rules.audio.width), np.float32)
+        text = predictor.rules.text
         tokens = None if text is None else random.standard_normal((int(words), text.width), np.float32)
         times.append(time.perf_counter())
-        query = engine.encode_query("thing " * int(words) if tokens is None else tokens)
-        engine.ground(engine.encode_video(video, audio), query)
+        query = predictor.encode_query("thing " * int(words) if tokens is None else tokens)
+        predictor.ground(predictor.encode_video(video, audio), query)
         times.append(time.perf_counter())
-        engine.close()
+        predictor.close()
         return {"load": 1000 * (times[1] - times[0]), "first_answer": 1000 * (times[3] - times[2])}
 
     before = {"interpreter": 1000 * (begin - float(started)), "imports": 1000 * (imported - begin)}

@@ -10,10 +10,10 @@ import numpy as np
 from img_deploy.errors import AnnotationError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.kinds import kind_named
+from img_deploy.features.prepare import VideoFeatures
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.config import ModelConfig
-from img_deploy.runtime.encoded import PreparedQuery
-from img_deploy.runtime.stages import Clips
+from img_deploy.runtime.encoded import Query
 from img_deploy.text.tokens import tokenize
 from img_deploy.text.vocabulary import Vocabulary
 
@@ -37,8 +37,8 @@ _UNKNOWN_SHARE = 0.1
 class Sample:
     """One pair; ``clips.audio`` is None for a video without sound."""
 
-    clips: Clips
-    query: PreparedQuery
+    clips: VideoFeatures
+    query: Query
 
 
 def drawn_samples(config: ModelConfig, vocabulary: Vocabulary | None, seed: int) -> list[Sample]:
@@ -53,7 +53,7 @@ def drawn_samples(config: ModelConfig, vocabulary: Vocabulary | None, seed: int)
         video = rng.standard_normal((length, config.video_dim), np.float32)
         audio = None if silent else rng.standard_normal((length, config.audio_dim), np.float32)
         query = _drawn_query(config, vocabulary, WORDS[index % len(WORDS)], index, rng)
-        samples.append(Sample(Clips(f"drawn video {index}", str(index), video, audio, length), query))
+        samples.append(Sample(VideoFeatures(f"drawn video {index}", video, audio, length), query))
     return samples
 
 
@@ -83,7 +83,7 @@ def folder_samples(path: Path, checkpoint: Checkpoint, seed: int, queries: Path 
             query = _real_query(asked[vid], checkpoint.vocabulary, folder)
         else:
             query = _drawn_query(checkpoint.config, checkpoint.vocabulary, WORDS[index % len(WORDS)], index, rng)
-        samples.append(Sample(Clips(vid, vid, video.video, video.audio, video.source_clips), query))
+        samples.append(Sample(video, query))
     if all(sample.clips.audio is not None for sample in samples):
         # The graph for videos without sound has to be tried as well.
         samples += [replace(sample, clips=replace(sample.clips, audio=None)) for sample in samples[::_SILENCED]]
@@ -100,9 +100,9 @@ def _asked(queries: Path, videos: set[str]) -> "dict[str, AnnotatedSample]":
     return asked
 
 
-def _real_query(sample: "AnnotatedSample", vocabulary: Vocabulary | None, folder: FeatureFolder) -> PreparedQuery:
+def _real_query(sample: "AnnotatedSample", vocabulary: Vocabulary | None, folder: FeatureFolder) -> Query:
     content = folder.load_text(sample.qid) if vocabulary is None else vocabulary.encode(tokenize(sample.query))
-    return PreparedQuery(sample.query, sample.qid, content)
+    return Query(sample.query, sample.qid, content)
 
 
 def _spread(folder: FeatureFolder, asked: "Mapping[str, AnnotatedSample]") -> list[str]:
@@ -116,7 +116,7 @@ def _spread(folder: FeatureFolder, asked: "Mapping[str, AnnotatedSample]") -> li
 
 def _drawn_query(
     config: ModelConfig, vocabulary: Vocabulary | None, words: int, qid: int, rng: np.random.Generator
-) -> PreparedQuery:
+) -> Query:
     content: Any = rng.standard_normal((words, config.text_dim), np.float32)
     if vocabulary is not None:
         known = rng.integers(0, len(vocabulary), words) if len(vocabulary) else np.zeros(words, int)
@@ -124,4 +124,4 @@ def _drawn_query(
         content = vocabulary.encode(
             [UNKNOWN_WORD if new else vocabulary.words[row] for row, new in zip(known, unknown, strict=True)]
         )
-    return PreparedQuery("", qid, content)
+    return Query("", qid, content)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from img_deploy.export.samples import Sample
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.base import Backend, Feeds, Outputs
-from img_deploy.runtime.stages import Pair, encode_queries, encode_videos, ground_pairs
+from img_deploy.runtime.stages import encode_queries, encode_videos, ground_pairs, whole
 
 Array = NDArray[np.float32]
 
@@ -114,10 +114,10 @@ def results(backend: Backend, samples: Sequence[Sample], batch_size: int) -> lis
     run = _Recorder(backend)
     clips = [sample.clips for sample in samples]
     width = max(clip.audio.shape[1] for clip in clips if clip.audio is not None)
-    videos = encode_videos(run, clips, width, batch_size)
-    queries = encode_queries(run, [sample.query for sample in samples], batch_size)
-    pairs = [Pair(video, query, None) for video, query in zip(videos, queries, strict=True)]
-    answers = ground_pairs(run, pairs, 1, 1.0, batch_size)
+    videos = whole(encode_videos(run, clips, width, batch_size, ""))
+    queries = whole(encode_queries(run, [sample.query for sample in samples], batch_size, ""))
+    pairs = [(video, query, None) for video, query in zip(videos, queries, strict=True)]
+    answers = whole(ground_pairs(run, pairs, 1, 1.0, batch_size))
     found = []
     for video, query, answer, (graph, out) in zip(videos, queries, answers, run.grounded, strict=True):
         grounded = {name: values[: answer.clips] if values.ndim else values for name, values in out.items()}

@@ -12,14 +12,14 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "load_bundle": "img_deploy.runtime.engine",
-    "Engine": "img_deploy.runtime.engine",
+    "load_bundle": "img_deploy.runtime.predictor",
+    "Predictor": "img_deploy.runtime.predictor",
     "Answer": "img_deploy.runtime.results",
     "Moment": "img_deploy.runtime.results",
     "ImgDeployError": "img_deploy.errors",
 }
 
-__all__ = ["Answer", "Engine", "ImgDeployError", "Moment", "__version__", "load_bundle"]
+__all__ = ["Answer", "ImgDeployError", "Moment", "Predictor", "__version__", "load_bundle"]
 
 
 def __getattr__(name: str) -> object:

@@ -86,7 +86,7 @@ def test_imports_point_one_way():
         ("img_deploy.runtime.bundle", ("torch", "onnx", "onnxruntime")),
         ("img_deploy.features.folders", ("torch", "onnx")),
         ("img_deploy.text.vocabulary", ("torch", "nltk")),
-        ("img_deploy.runtime.engine", ("torch", "onnx", "lightning")),
+        ("img_deploy.runtime.predictor", ("torch", "onnx", "lightning")),
         ("img_deploy.cli.main", ("torch", "onnx", "lightning", "matplotlib")),
         ("img_deploy.kernels", ("triton", "onnx")),
         ("img_deploy.model.network", ("triton", "onnx", "lightning")),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from img_deploy.model.network import HeadOutput, IMGNetwork
-    from img_deploy.runtime.engine import Engine
+    from img_deploy.runtime.predictor import Predictor
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 HEADS = ("fused", "visual", "audio")
@@ -70,7 +70,7 @@ def answers_of_network(
     return table.answers()
 
 
-def answers_of_engine(engine: "Engine", data: GroundingData, queries: Queries, batch_size: int = 16) -> Answers:
+def answers_of_bundle(predictor: "Predictor", data: GroundingData, queries: Queries, batch_size: int = 16) -> Answers:
     """The fused and the visual head of a bundle. Each video is encoded once, its queries are asked together."""
     table = _Table(queries, data.has_audio(queries), HEADS[:2])
     order = bucket_batches(data.store.clips[np.unique(queries.videos)].tolist(), batch_size)
@@ -79,11 +79,11 @@ def answers_of_engine(engine: "Engine", data: GroundingData, queries: Queries, b
         rows = np.flatnonzero(np.isin(queries.videos, videos[some]))
         for head in HEADS[:2]:
             sounds = [_sound(data, video) if head == "fused" else None for video in videos[some]]
-            encoded = engine.encode_video([np.array(data.store.video[v]) for v in videos[some]], sounds)
+            encoded = predictor.encode_video([np.array(data.store.video[v]) for v in videos[some]], sounds)
             place = {int(video): k for k, video in enumerate(videos[some])}
-            asked = engine.encode_query([_question(data, queries, int(row)) for row in rows])
+            asked = predictor.encode_query([_question(data, queries, int(row)) for row in rows])
             pairs = [(place[int(queries.videos[row])], k) for k, row in enumerate(rows)]
-            answers = engine.ground(encoded, asked, pairs=pairs, batch_size=batch_size)
+            answers = predictor.ground(encoded, asked, pairs=pairs, batch_size=batch_size)
             spans = [answer.best.span for answer in answers]
             table.take_head(head, rows, spans, [answer.best.score for answer in answers], data.clips(queries)[rows])
             if head == "fused":

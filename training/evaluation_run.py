@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img_deploy.errors import ConfigError
-from img_deploy.training.answers import Answers, answers_of_engine, answers_of_network
+from img_deploy.training.answers import Answers, answers_of_bundle, answers_of_network
 from img_deploy.training.data import GroundingData
 from img_deploy.training.evaluate import Evaluation, evaluate_answers
 from img_deploy.training.tasks import FEATURES, Task, open_task
@@ -76,14 +76,14 @@ def _of_checkpoint(request: EvaluationRequest, reading: Callable[[int, int], Non
 
 
 def _of_bundle(request: EvaluationRequest, reading: Callable[[int, int], None] | None) -> EvaluationResult:
-    from img_deploy.runtime.engine import load_bundle
+    from img_deploy.runtime.predictor import load_bundle
 
     assert request.bundle is not None
-    engine = load_bundle(request.bundle, request.backend)
-    manifest = engine.bundle.manifest
-    data = _data(request, manifest.features, engine.vocabulary, engine.rules.max_clips, reading)
-    answers = answers_of_engine(engine, data, data.queries[request.split], request.batch_size)
-    source = f"bundle {request.bundle} on {engine.choice}"
+    predictor = load_bundle(request.bundle, request.backend)
+    manifest = predictor.bundle.manifest
+    data = _data(request, manifest.features, predictor.vocabulary, predictor.rules.max_clips, reading)
+    answers = answers_of_bundle(predictor, data, data.queries[request.split], request.batch_size)
+    source = f"bundle {request.bundle} on {predictor.choice}"
     return _result(request, data, answers, source, manifest.metrics.get("protocol"))
 
 

@@ -11,7 +11,7 @@ from img_deploy.errors import ImgDeployError, InputError
 
 if TYPE_CHECKING:
     from img_deploy.cli.answer_table import AnswerTable
-    from img_deploy.runtime.session import Request, Session
+    from img_deploy.runtime.asking import Request, Session
     from img_deploy.runtime.writers import RowWriter
 
 TABLE = "table"
@@ -45,7 +45,9 @@ class Output:
         if self.chosen == TABLE:
             search = bool(session.plan.shared) and len(session.plan.videos) > 1
             return AnswerTable(best_first=search, limit=self.table_rows)
-        return RowWriter(self.out, self.chosen, resume=self.resume, settings=session.settings())
+        sources = session.sources() if self.out is not None else None
+        settings = session.settings()
+        return RowWriter(self.out, self.chosen, resume=self.resume, settings=settings, sources=sources)
 
 
 def answer(request: "Request", output: Output, strict: bool = False, quiet: bool = False) -> None:
@@ -56,7 +58,7 @@ def answer(request: "Request", output: Output, strict: bool = False, quiet: bool
             not usable.
         BackendError: the backend failed. Answers so far are in ``OUT.partial`` (jsonl) or in the table.
     """
-    from img_deploy.runtime.session import open_session
+    from img_deploy.runtime.asking import open_session
 
     on_terminal = output.out is None and sys.stdout.isatty() and output.chosen != TABLE  # a bar would tear the rows
     reporter = Reporter(quiet=quiet, strict=strict, bar=not on_terminal)
@@ -86,7 +88,7 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
         if not writer.rows:
             raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
-    reporter.unknown_words()
+    reporter.summary()
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
     place = f"; written to {output.out}" if output.out else ""

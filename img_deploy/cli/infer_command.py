@@ -104,8 +104,7 @@ def infer(
     Exit code 0: something was answered; 2: nothing could be, or the input is wrong.
     """
     from img_deploy.cli.answering import Output, answer
-    from img_deploy.runtime.asking import AskOptions
-    from img_deploy.runtime.session import Request
+    from img_deploy.runtime.asking import AskOptions, Request
 
     if rebuild:
         from img_deploy.cli.engine_building import rebuild_for_this_machine

@@ -7,10 +7,10 @@ from typing import Any
 from img_deploy.cli.progress_bar import progress_bar
 from img_deploy.errors import ImgDeployError, one_line
 from img_deploy.runtime.asking import Listener
-from img_deploy.runtime.encoded import PreparedQuery
+from img_deploy.runtime.encoded import EncodedQuery
 
 MOST_WARNINGS = 5
-"""Queries without a known word that are named; the others are counted."""
+"""Warnings of a kind that are shown; the others are counted."""
 
 
 class Reporter(Listener):
@@ -27,7 +27,7 @@ class Reporter(Listener):
         self.errors = 0
         """Videos and queries that were skipped."""
         self._unknown: dict[str, None] = {}
-        self._queries_with_unknown = self._queries_unknown = 0
+        self._queries_with_unknown = self._queries_unknown = self._remarks = 0
         self._bar = bar and not quiet and sys.stderr.isatty()
         self._progress: Any = None
         self._task: Any = None
@@ -38,7 +38,18 @@ class Reporter(Listener):
         self.errors += 1
         self.tell(f"skipped: {error}")
 
-    def unknown(self, query: PreparedQuery) -> None:
+    def remark(self, text: str) -> None:
+        self._remarks += 1
+        if self._remarks <= MOST_WARNINGS:
+            self.note(f"warning: {text}")
+
+    def encoded(self, query: EncodedQuery) -> None:
+        if query.cut:
+            self.remark(
+                f"query {query.query[:40]!r}...: only its first {query.words} words are used, {query.cut} are not"
+            )
+        if not query.unknown:
+            return
         self._unknown.update(dict.fromkeys(query.unknown))
         self._queries_with_unknown += 1
         if not query.all_unknown:
@@ -58,7 +69,7 @@ class Reporter(Listener):
                 "answering", total=pairs, completed=done, before=done, unit="pairs", note=""
             )
 
-    def settled(self, pairs: float) -> None:
+    def settled(self, pairs: int) -> None:
         if self._progress is not None:
             self._progress.advance(self._task, pairs)
 
@@ -82,8 +93,10 @@ class Reporter(Listener):
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def unknown_words(self) -> None:
-        """A note about the words that were not known, where the warnings have not named them all."""
+    def summary(self) -> None:
+        """Notes about what the warnings have not named: further remarks, and words that were not known."""
+        if self._remarks > MOST_WARNINGS:
+            self.note(f"and {self._remarks - MOST_WARNINGS} more warnings of these kinds")
         if self._queries_with_unknown > min(self._queries_unknown, MOST_WARNINGS):
             words = list(self._unknown)
             some = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")

@@ -1,33 +1,41 @@
-"""Answers to many questions over a folder of videos, a window of videos at a time.
+"""One run of queries over a folder: from paths and options to answers, a batch of videos at a time.
 
-Each video is read and encoded once, however many questions it gets; a folder of any size is never held in memory.
-What cannot be read or asked is told and left out.
+Each video is read and encoded once, however many queries it gets, and its pairs are grounded as soon as its batch is
+encoded; a folder of any size is never held in memory. What cannot be read or answered is reported and left out.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
-from img_deploy.errors import FeatureError, ImgDeployError, QueryError
-from img_deploy.features.folders import FeatureFolder, VideoFeatures
-from img_deploy.runtime.batching import bucket_batches
-from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, PreparedQuery
-from img_deploy.runtime.engine import BATCH_SIZE, Engine
-from img_deploy.runtime.questions import Plan, Question
+from img_deploy.durations import read_durations
+from img_deploy.errors import FeatureError, ImgDeployError, InputError, QueryError
+from img_deploy.features.folders import FeatureFolder, open_folder
+from img_deploy.features.ids import by_video
+from img_deploy.features.prepare import VideoFeatures
+from img_deploy.files import sha256
+from img_deploy.runtime.backends.choose import AUTO, choose
+from img_deploy.runtime.batching import alike
+from img_deploy.runtime.bundle import MANIFEST, Bundle
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
+from img_deploy.runtime.inputs import InputRules, input_rules
+from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+from img_deploy.runtime.queries import Plan, plan_queries
 from img_deploy.runtime.results import Answer, RowKey
 from img_deploy.runtime.spans import DEFAULT_NMS
+from img_deploy.text.glove import Progress, check_glove
+from img_deploy.text.tokens import tokenize
 
-WINDOW = 16
-"""Batches of videos per window: enough to find similar lengths, few enough to hold."""
-CHUNK = 16
-"""Batches of pairs whose answers are held before they are given out."""
-
-Seconds = Callable[[str, int], float | None]
-"""Duration of a video by its id and its clips before down-sampling; None where it is not known."""
-Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+LOT = 4
+"""Batches of pairs whose answers are given out together: about a second of work that a killed run loses."""
 
 
 @dataclass(frozen=True)
@@ -39,179 +47,273 @@ class AskOptions:
     batch_size: int = BATCH_SIZE
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of which folder; see ``img-deploy infer --help`` for each."""
+
+    features: Path
+    bundle: Path = Path("deploy")
+    queries: Sequence[str] = ()
+    queries_file: Path | None = None
+    videos: Sequence[str] = ()
+    durations: Path | None = None
+    clip_seconds: float | None = None
+    glove: Path | None = None
+    text_features: Path | None = None
+    backend: str = AUTO
+    threads: int | None = None
+    options: AskOptions = field(default_factory=AskOptions)
+
+
 class Listener:
-    """Is told what happens in a run; this one does not care."""
+    """Hears what happens in a run. The base class ignores all events."""
 
     def skipped(self, error: ImgDeployError) -> None:
-        """A video or a query cannot be used. Raising stops the run."""
+        """A video, a query or a pair cannot be used. Raising stops the run."""
 
-    def unknown(self, query: PreparedQuery) -> None:
-        """A query holds words that the vocabulary does not know."""
+    def remark(self, text: str) -> None:
+        """Something about a video or a query that is used all the same."""
 
-    def settled(self, pairs: float) -> None:
-        """So many more pairs are answered or left out; half of a pair's work is its video's."""
+    def encoded(self, query: EncodedQuery) -> None:
+        """A query is encoded; it knows of unknown and of cut words."""
+
+    def settled(self, pairs: int) -> None:
+        """So many more pairs are answered or left out."""
 
 
-def ask(
-    engine: Engine,
-    folder: FeatureFolder,
-    plan: Plan,
-    seconds: Seconds = lambda vid, clips: None,  # noqa: ARG005
-    options: AskOptions | None = None,
-    done: Set[RowKey] = frozenset(),
-    listener: Listener | None = None,
-) -> Iterator[list[Answer]]:
-    """Answers in the plan's order, some at a time.
+@dataclass(frozen=True, eq=False)
+class Session:
+    """An opened request. ``durations`` are seconds by video id."""
 
-    Answers whose keys are in ``done`` are left out. The others come out as they would have with them: a run that
-    goes on after an interruption computes the very same batches.
+    request: Request
+    predictor: Predictor
+    folder: FeatureFolder
+    plan: Plan
+    durations: Mapping[str, float]
+
+    def answers(self, done: Set[RowKey] = frozenset(), listener: Listener | None = None) -> Iterator[list[Answer]]:
+        """Answers in the plan's order, some at a time, without those in ``done``.
+
+        A run that goes on after an interruption computes the very same batches, so its rows are those of a run that
+        was not interrupted.
+
+        Raises:
+            BackendError: the backend failed. What was yielded before is good.
+        """
+        return _Run(self, done, listener or Listener()).answers()
+
+    def seconds(self, vid: str, clips: int) -> float | None:
+        """Duration of a video of ``clips`` clips (before down-sampling); None where nothing tells it."""
+        known = by_video(self.durations, vid) or by_video(self.plan.seconds, vid)
+        if known is None and self.request.clip_seconds is not None:
+            return self.request.clip_seconds * clips
+        return known
+
+    def notes(self) -> list[str]:
+        """What a user should know before the answers, a line each."""
+        predictor, videos = self.predictor, self.plan.videos
+        notes = [str(predictor.choice), *self.folder.notes, *self.plan.notes]
+        if self.durations and not any(by_video(self.durations, vid) for vid in videos):
+            some = next(iter(self.durations))
+            notes.append(
+                f"warning: {self.request.durations}: none of its {len(self.durations)} ids (e.g. {some}) is that of a "
+                f"video (e.g. {videos[0]}); use the ids of the feature files"
+            )
+        unknown = [vid for vid in videos if self.seconds(vid, 1) is None]
+        if len(unknown) == len(videos):
+            notes.append(
+                "no durations: moments are given in clips and as fractions of the video; "
+                "--durations FILE or --clip-seconds X gives seconds"
+            )
+        elif unknown:
+            notes.append(
+                f"no duration of {len(unknown)} of {len(videos)} videos ({', '.join(unknown[:3])}"
+                f"{', ...' if len(unknown) > 3 else ''}): their moments are given in clips and fractions alone"
+            )
+        return notes
+
+    def sources(self) -> dict[str, str]:
+        """What tells the features of each video from changed ones: a resumed run must not mix answers of both."""
+        return {vid: self.folder.fingerprint(vid) for vid in self.plan.videos}
+
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on, as JSON types: a run is resumed only with the same."""
+        request = self.request
+        return {
+            "bundle": sha256(self.predictor.bundle.folder / MANIFEST),
+            "backend": self.predictor.backend,
+            "features": os.path.realpath(request.features),
+            "queries": _digest([[query.qid, query.sentence] for query in self.plan.all_queries()]),
+            "top-k": request.options.top_k,
+            "nms": request.options.nms,
+            "durations": _digest(sorted(self.durations.items())) if self.durations else None,
+            "clip-seconds": request.clip_seconds,
+            "glove": None if request.glove is None else os.path.realpath(request.glove),
+        }
+
+
+def open_session(request: Request, glove_progress: Progress | None = None) -> Session:
+    """Open bundle, folder, queries and durations. What is wrong with any of them is found before work begins.
+
+    Args:
+        glove_progress: called with bytes read and bytes of the file while a GloVe file is read.
 
     Raises:
-        BackendError: the backend failed. What was yielded before is good.
+        InputError: an option, a file or a folder is wrong, or does not fit the bundle.
+        BackendError: the backend asked for does not work here.
     """
-    run = _Run(engine, folder, plan, seconds, options or AskOptions(), done, listener or Listener())
-    size = WINDOW * run.options.batch_size
-    for first in range(0, len(plan.videos), size):
-        yield from run.window(plan.videos[first : first + size])
+    if request.durations is not None and request.clip_seconds is not None:
+        raise InputError("--durations and --clip-seconds: got both, expected one of them")
+    if request.clip_seconds is not None and not 0 < request.clip_seconds < float("inf"):
+        raise InputError(f"--clip-seconds: got {request.clip_seconds}, expected more than 0 seconds")
+    durations = {} if request.durations is None else read_durations(request.durations)
+    bundle = Bundle.open(request.bundle)
+    rules = input_rules(bundle)
+    if rules.text is None and request.text_features is not None:
+        raise InputError(f"{request.text_features}: this bundle takes sentences; drop --text-features")
+    if rules.vocabulary is None and request.glove is not None:
+        raise InputError(f"{request.glove}: this bundle takes {rules.text} features, not words; drop --glove")
+    if request.glove is not None:
+        check_glove(request.glove)  # also where it turns out not to be needed
+    folder = open_folder(
+        request.features, rules.video, rules.audio, rules.text, rules.max_clips, text_dir=request.text_features
+    )
+    plan = plan_queries(folder, request.queries, request.queries_file, request.videos)
+    if request.glove is not None:
+        rules = _widened(rules, plan, request.glove, glove_progress)
+    for sentence in request.queries:
+        rules.query(sentence)  # one given by hand is refused at once, not skipped
+    predictor = Predictor(bundle, rules, choose(bundle, request.backend, request.threads))
+    return Session(request, predictor, folder, plan, durations)
+
+
+def _widened(rules: InputRules, plan: Plan, glove: Path, progress: Progress | None) -> InputRules:
+    """The rules with the words of all queries that the GloVe file knows."""
+    tokens = []
+    for sentence in dict.fromkeys(query.sentence for query in plan.all_queries()):
+        try:
+            tokens.append(tokenize(sentence, rules.max_words, rules.max_chars))
+        except QueryError:
+            continue  # reported when its turn comes
+    assert rules.vocabulary is not None
+    return replace(rules, vocabulary=rules.vocabulary.widen_for(tokens, glove, progress))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class _Run:
-    def __init__(
-        self,
-        engine: Engine,
-        folder: FeatureFolder,
-        plan: Plan,
-        seconds: Seconds,
-        options: AskOptions,
-        done: Set[RowKey],
-        listener: Listener,
-    ) -> None:
-        self.engine, self.folder, self.plan, self.seconds = engine, folder, plan, seconds
-        self.options, self.done, self.listener = options, done, listener
-        self._prepared: dict[Question, PreparedQuery | None] = {}  # None: cannot be asked
-        self._queries: dict[Question, EncodedQuery] = {}
-        self._left = 0.0  # pairs of this window that are not settled
+    """The loop of a session's answers."""
 
-    def window(self, vids: Sequence[str]) -> Iterator[list[Answer]]:
-        """Answers of some videos."""
-        planned = [(vid, q) for vid in vids for q in self.plan.questions(vid)]
-        open_pairs = Counter(vid for vid, q in planned if (vid, q.qid, q.query) not in self.done)
-        self._left = float(open_pairs.total())
-        if self._left:
-            self._prepare(vids)
-            pairs = [(vid, q) for vid, q in planned if self._prepared[q] is not None]
-            missing = [vid for vid, q in pairs if (vid, q.qid, q.query) not in self.done]
-            # Where an earlier run left out what still cannot be read, its work is not repeated.
-            if missing and (len(missing) == len(pairs) or self._any_readable(list(dict.fromkeys(missing)))):
-                yield from self._answers(pairs, open_pairs)
-        self._settle(self._left)  # what was left out
+    def __init__(self, session: Session, done: Set[RowKey], listener: Listener) -> None:
+        self.session, self.done, self.listener = session, done, listener
+        self.predictor, self.folder, self.plan = session.predictor, session.folder, session.plan
+        self.options = session.request.options
+        self._closed: set[str] = set()  # videos of which nothing more comes
+        self._shared: dict[int, EncodedQuery | None] = {}  # by index; None: cannot be asked
 
-    def _answers(self, pairs: Sequence[tuple[str, Question]], open_pairs: Counter[str]) -> Iterator[list[Answer]]:
-        videos = {}
-        for video in self._encode_videos(list(dict.fromkeys(vid for vid, _ in pairs))):
-            videos[video.vid] = video
-            self._settle(0.5 * open_pairs[video.vid])
-        self._encode_queries([q for vid, q in pairs if vid in videos])
-        ready = iter([(videos[vid], self._queries[q]) for vid, q in pairs if vid in videos and q in self._queries])
-        while chunk := list(islice(ready, CHUNK * self.options.batch_size)):
-            yield self._ground(chunk)
+    def answers(self) -> Iterator[list[Answer]]:
+        """Answers as their batches are ready, put back into the plan's order."""
+        waiting = deque(self.plan.videos)
+        ready: dict[str, list[Answer]] = {}
+        for batch in alike(self.plan.videos, self.folder, self.options.batch_size, self._close):
+            for answers in self._answer(batch):
+                for answer in answers:
+                    ready.setdefault(answer.vid, []).append(answer)
+                lot: list[Answer] = []
+                while waiting:
+                    lot += ready.pop(waiting[0], [])
+                    if waiting[0] not in self._closed:
+                        break
+                    self._closed.discard(waiting.popleft())
+                if lot:
+                    yield lot
 
-    def _settle(self, pairs: float) -> None:
-        self._left -= pairs
-        self.listener.settled(pairs)
+    def _close(self, vid: str, error: FeatureError) -> None:
+        """Leave a video out."""
+        self.listener.skipped(error)
+        self.listener.settled(sum(self._open(vid, query) for query in self.plan.queries(vid)))
+        self._closed.add(vid)
 
-    def _prepare(self, vids: Sequence[str]) -> None:
-        """Check the questions of a window; those of the one before are forgotten, unless they are asked again."""
-        wanted = dict.fromkeys(q for vid in vids for q in self.plan.questions(vid))
-        self._prepared = {q: self._prepared[q] for q in wanted if q in self._prepared}
-        self._queries = {q: self._queries[q] for q in wanted if q in self._queries}
-        for question in wanted:
-            if question not in self._prepared:
-                self._prepared[question] = self._prepare_one(question)
+    def _open(self, vid: str, query: Query) -> bool:
+        return (vid, query.qid, query.sentence) not in self.done
 
-    def _prepare_one(self, question: Question) -> PreparedQuery | None:
-        try:
-            if self.engine.rules.text is None:
-                query = self.engine.prepare_query(question.query, qid=question.qid)
-            else:
-                if question.qid is None:
-                    raise QueryError(f"query {question.query!r}: got no id, expected one to find its features by")
-                tokens = self.folder.load_text(question.qid)
-                query = self.engine.prepare_query(tokens, qid=question.qid, query=question.query)
-        except (QueryError, FeatureError) as error:
-            self.listener.skipped(error)
-            return None
-        if query.unknown:
-            self.listener.unknown(query)
-        return query
+    def _answer(self, batch: Sequence[str]) -> Iterator[list[Answer]]:
+        """The answers of some videos that are not done yet, in lots; of a lot all are computed, or none."""
+        pairs = ((vid, row, query) for vid in batch for row, query in enumerate(self.plan.queries(vid)))
+        videos: dict[str, EncodedVideo] | None = None
+        while lot := list(islice(pairs, LOT * self.options.batch_size)):
+            still_open = sum(self._open(vid, query) for vid, _, query in lot)
+            queries = self._encode_queries(lot) if still_open else []
+            if any(encoded is not None for encoded in queries):
+                videos = self._encode_videos(batch) if videos is None else videos
+                whole = [(videos[v], q) for (v, _, _), q in zip(lot, queries, strict=True) if q and v in videos]
+                yield self._ground(whole)
+            self.listener.settled(still_open)
+        self._closed.update(batch)
+        yield []
 
-    def _any_readable(self, vids: Sequence[str]) -> bool:
-        problems = []
+    def _encode_videos(self, vids: Sequence[str]) -> dict[str, EncodedVideo]:
+        """The usable videos of a batch."""
+        loaded: list[VideoFeatures] = []
         for vid in vids:
             try:
-                self.folder.load(vid)
-                return True
-            except FeatureError as error:
-                problems.append(error)
-        for problem in problems:
-            self.listener.skipped(problem)
-        return False
-
-    def _encode_videos(self, vids: Sequence[str]) -> Iterator[EncodedVideo]:
-        """The usable videos of a window; features are held for one batch at a time."""
-        lengths = self._each(self.folder.clips, vids)
-        for rows in bucket_batches([clips for _, clips in lengths], self.options.batch_size):
-            loaded = self._each(self.folder.load, [lengths[row][0] for row in rows])
-            yield from self._whole_or_each(self._encode_batch, [features for _, features in loaded])
-
-    def _encode_batch(self, batch: Sequence[VideoFeatures]) -> list[EncodedVideo]:
-        sounds = [one.audio for one in batch]
-        encoded = self.engine.encode_video([one.video for one in batch], sounds, vid=[one.vid for one in batch])
-        # The folder has down-sampled them: their own clips are those of the file.
-        return [replace(own, source_clips=one.source_clips) for own, one in zip(encoded, batch, strict=True)]
-
-    def _encode_queries(self, questions: Sequence[Question]) -> None:
-        new = [q for q in dict.fromkeys(questions) if q not in self._queries]
-        queries = [query for q in new if (query := self._prepared[q]) is not None]
-        encoded = self._whole_or_each(lambda some: self.engine.encode_query(list(some)), queries)
-        self._queries.update({Question(query.query, query.qid): query for query in encoded})
-
-    def _ground(self, chunk: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
-        """The answers of a chunk that are not done yet; of each batch all are computed, or none."""
-        keys = [(video.vid, query.qid, query.query) for video, query in chunk]
-        if all(key in self.done for key in keys):
-            return []
-        answers: dict[int, Answer] = {}
-        # Videos with and without sound go to different heads, so in different batches.
-        order = [video.clips + (video.audio_clips is None) * (1 << 20) for video, _ in chunk]
-        for rows in bucket_batches(order, self.options.batch_size):
-            answers.update(zip(rows, self._ground_batch([chunk[row] for row in rows]), strict=True))
-            self._settle(0.5 * sum(keys[row] not in self.done for row in rows))
-        return [answers[row] for row, key in enumerate(keys) if key not in self.done]
-
-    def _ground_batch(self, batch: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
-        return self.engine.ground(
-            [video for video, _ in batch],
-            [query for _, query in batch],
-            self.options.top_k,
-            self.options.nms,
-            [self.seconds(video.vid, video.source_clips) for video, _ in batch],
-            batch_size=self.options.batch_size,
-        )
-
-    def _each(self, read: Callable[[Item], Result], items: Sequence[Item]) -> list[tuple[Item, Result]]:
-        """What ``read`` gives for each item that it does not refuse."""
-        found = []
-        for item in items:
-            try:
-                found.append((item, read(item)))
+                loaded.append(self.folder.load(vid))
             except FeatureError as error:
                 self.listener.skipped(error)
+                continue
+            for remark in loaded[-1].remarks:
+                self.listener.remark(remark)
+        encoded = self.predictor.encode_features(loaded, self.options.batch_size)
+        return {video.vid: video for video in self._good(encoded)}
+
+    def _encode_queries(self, lot: Sequence[tuple[str, int, Query]]) -> list[EncodedQuery | None]:
+        """The queries of a lot; None for one that cannot be asked.
+
+        Queries of all videos are encoded once, in groups that do not depend on where a run began.
+        """
+        if not self.plan.shared:
+            return self._encode_group([query for _, _, query in lot])
+        size = LOT * self.options.batch_size
+        for _, row, _ in lot:
+            if row not in self._shared:
+                first = row - row % size
+                group = self._encode_group(self.plan.shared[first : first + size])
+                self._shared.update(enumerate(group, first))
+        return [self._shared[row] for _, row, _ in lot]
+
+    def _encode_group(self, queries: Sequence[Query]) -> list[EncodedQuery | None]:
+        prepared: dict[int, Query] = {}
+        for row, query in enumerate(queries):
+            try:
+                prepared[row] = self._prepare(query)
+            except (QueryError, FeatureError) as error:
+                self.listener.skipped(error)
+        encoded = self.predictor.encode_prepared(list(prepared.values()), self.options.batch_size)
+        found: list[EncodedQuery | None] = [None] * len(queries)
+        for row, result in zip(prepared, encoded, strict=True):
+            for query in self._good([result]):
+                found[row] = query
+                self.listener.encoded(query)
         return found
 
-    def _whole_or_each(self, encode: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
-        """``encode`` of a batch; where it refuses one of them, of each that it does not refuse alone."""
-        try:
-            return encode(items) if items else []
-        except FeatureError:
-            return [result for _, results in self._each(lambda item: encode([item]), items) for result in results]
+    def _prepare(self, query: Query) -> Query:
+        """A query with what the encoder takes. Raises QueryError, FeatureError."""
+        if self.predictor.rules.text is None:
+            return self.predictor.rules.query(query.sentence, query.qid)
+        assert query.qid is not None  # the plan has seen to it
+        return self.predictor.rules.query(self.folder.load_text(query.qid), query.qid, query.sentence)
+
+    def _ground(self, pairs: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
+        timed = [(video, query, self.session.seconds(video.vid, video.source_clips)) for video, query in pairs]
+        answers = self.predictor.ground_each(timed, self.options.top_k, self.options.nms, self.options.batch_size)
+        return [answer for answer in self._good(answers) if answer.key not in self.done]
+
+    def _good(self, results: Sequence[Result | ImgDeployError]) -> Iterator[Result]:
+        """The results without those that are errors, which are reported."""
+        for result in results:
+            if isinstance(result, ImgDeployError):
+                self.listener.skipped(result)
+            else:
+                yield result

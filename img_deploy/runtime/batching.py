@@ -4,13 +4,15 @@ The answers do not depend on how items are batched; only the time does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Item = TypeVar("Item")
+from img_deploy.errors import FeatureError, InputError
+
+AHEAD = 4
+"""Batches of videos among which similar lengths are looked for."""
 
 
 def bucket_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -21,32 +23,44 @@ def bucket_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
     >>> list(bucket_batches([128, 7, 128, 9, 64], batch_size=2))
     [[1, 3], [4, 0], [2]]
     """
-    _check_positive("batch_size", batch_size)
+    if batch_size < 1:
+        raise InputError(f"batch size: got {batch_size}, expected at least 1")
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return (order[at : at + batch_size] for at in range(0, len(order), batch_size))
 
 
-def bucket_stream(
-    items: Iterable[Item], length: Callable[[Item], int], batch_size: int, window: int = 16
-) -> Iterator[list[Item]]:
-    """Batches of similar length from a stream of which at most ``window`` batches are held at a time.
+class Lengths(Protocol):
+    """What is asked of each video before it is read."""
 
-    Items are read as batches are asked for. Each window is bucketed by itself as :func:`bucket_batches` does.
+    def clips(self, vid: str) -> int: ...
+    def has_audio(self, vid: str) -> bool: ...
 
-    >>> list(bucket_stream(["aaa", "b", "cc", "d", "e"], len, batch_size=2, window=2))
-    [['b', 'd'], ['cc', 'aaa'], ['e']]
+
+def alike(
+    vids: Iterable[str], lengths: Lengths, batch_size: int, refused: Callable[[str, FeatureError], object]
+) -> Iterator[list[str]]:
+    """Videos in batches of similar length; each begins with the first that is left, so that order is nearly kept.
+
+    Videos with and without sound go to different heads, so in different batches. Deterministic.
+
+    Args:
+        refused: told of a video whose length cannot be read; it is left out.
     """
-    _check_positive("batch_size", batch_size)
-    _check_positive("window", window)
-    stream = iter(items)
-
-    def batches() -> Iterator[list[Item]]:
-        while held := list(islice(stream, batch_size * window)):
-            for batch in bucket_batches([length(item) for item in held], batch_size):
-                yield [held[i] for i in batch]
-            del held  # before the next window is read
-
-    return batches()
+    left = iter(vids)
+    ahead: list[tuple[str, int, bool]] = []
+    while True:
+        while len(ahead) < AHEAD * batch_size and (vid := next(left, None)) is not None:
+            try:
+                ahead.append((vid, lengths.clips(vid), lengths.has_audio(vid)))
+            except FeatureError as error:
+                refused(vid, error)
+        if not ahead:
+            return
+        _, clips, sound = ahead[0]
+        order = sorted(range(len(ahead)), key=lambda row: (ahead[row][2] != sound, abs(ahead[row][1] - clips)))
+        chosen = set(order[:batch_size])
+        yield [vid for row, (vid, _, _) in enumerate(ahead) if row in chosen]
+        ahead = [one for row, one in enumerate(ahead) if row not in chosen]
 
 
 def pad_stack(
@@ -81,8 +95,3 @@ def pad_stack(
         stacked[row][place] = array
         mask[row, : len(array)] = True
     return stacked, mask
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected at least 1")

@@ -1,4 +1,4 @@
-"""What the encoders make of a video and of a query: computed once, asked or answered many times."""
+"""A query on its way, and what the encoders make of a video and of a query: computed once, asked many times."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,38 @@ from numpy.typing import NDArray
 
 from img_deploy.text.vocabulary import EncodedWords
 
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What is asked: a sentence, or token features that stand for one."""
+
+    sentence: str
+    """Empty where token features were given without it."""
+    qid: int | None = None
+    content: EncodedWords | NDArray[np.float32] | None = None
+    """What the query encoder takes: words with their vectors, or token features [N, Dt]; None until it is looked up."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"query {self.sentence!r}" if self.sentence else f"query {self.qid}"
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """One video of L clips, independent of any query. Only of use to the bundle that made it."""
+    """One video of L clips, independent of any query. Of use to the network that made it alone."""
 
     vid: str
-    visual_clips: NDArray[np.floating]
+    visual_clips: Floats
     """[L, D]"""
-    audio_clips: NDArray[np.floating] | None
+    audio_clips: Floats | None
     """[L, D]; None for a video without sound, which the visual head answers."""
     source_clips: int
     """Clips before down-sampling."""
+    network: str = ""
+    """:attr:`Bundle.identity` of the network that made it."""
 
     @property
     def clips(self) -> int:
@@ -28,49 +48,25 @@ class EncodedVideo:
 
 @dataclass(frozen=True, eq=False)
 class EncodedQuery:
-    """One query of N words, independent of any video. Only of use to the bundle that made it."""
+    """One query of N words, independent of any video. Of use to the network that made it alone."""
 
     query: str
     """The sentence; empty where token features were given without it."""
     qid: int | None
-    visual_words: NDArray[np.floating]
+    visual_words: Floats
     """[N, D]"""
-    audio_words: NDArray[np.floating]
+    audio_words: Floats
     """[N, D]"""
     unknown: tuple[str, ...] = ()
     """Words that the vocabulary does not know, each once."""
     all_unknown: bool = False
     """True where no word is known: the answer then rests on the words' characters alone."""
+    cut: int = 0
+    """Words past the longest query that the network takes: left out, as in the paper's code."""
+    network: str = ""
+    """:attr:`Bundle.identity` of the network that made it."""
 
     @property
     def words(self) -> int:
         """N."""
         return len(self.visual_words)
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedQuery:
-    """A query checked and made ready for the query encoder: words with their vectors, or token features."""
-
-    query: str
-    qid: int | None
-    content: EncodedWords | NDArray[np.float32]
-    """Token features are [N, Dt]."""
-
-    @property
-    def words(self) -> int:
-        """N."""
-        return len(self.content.word_vectors if isinstance(self.content, EncodedWords) else self.content)
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"query {self.query!r}" if self.query else f"query {self.qid}"
-
-    @property
-    def unknown(self) -> tuple[str, ...]:
-        return self.content.unknown if isinstance(self.content, EncodedWords) else ()
-
-    @property
-    def all_unknown(self) -> bool:
-        return isinstance(self.content, EncodedWords) and self.content.all_unknown

@@ -1,18 +1,22 @@
-"""What a bundle takes: kinds, widths and limits, and holding videos and queries to them."""
+"""What a bundle takes: kinds, widths and limits, and holding videos, queries and arguments to them."""
 
-from dataclasses import dataclass
-from typing import Any
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
 from img_deploy.errors import BundleError, FeatureError, InputError, QueryError
 from img_deploy.features.kinds import PLAIN, FeatureKind, kind_named
-from img_deploy.features.prepare import prepare_tokens, prepare_video
-from img_deploy.features.resample import Floats
+from img_deploy.features.prepare import VideoFeatures, prepare_tokens, prepare_video
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.encoded import PreparedQuery
+from img_deploy.runtime.encoded import Query
 from img_deploy.text.tokens import tokenize
 from img_deploy.text.vocabulary import Vocabulary
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,45 +31,34 @@ class InputRules:
     max_words: int
     max_chars: int
 
-    def clips(self, video: ArrayLike, audio: ArrayLike | None, where: str) -> tuple[Floats, Floats | None, int]:
-        """Features as the network takes them.
-
-        Args:
-            video: [T, Dv]; more than ``max_clips`` clips are down-sampled.
-            audio: [Ta, Da], aligned to the video's clips; None without sound.
-            where: what to call the video in an error.
-
-        Returns:
-            [L, Dv] float32, [L, Da] float32 or None, and T.
-
-        Raises:
-            FeatureError: wrong number of axes or width, no clips, NaN or Inf.
-        """
+    def video_features(self, video: ArrayLike, audio: ArrayLike | None, vid: str, where: str) -> VideoFeatures:
+        """One video as the network takes it, see :func:`img_deploy.features.prepare.prepare_video`."""
         prepared = prepare_video(where, video, audio, self.video, self.audio, self.max_clips)
-        return prepared.video, prepared.audio, prepared.source_clips
+        return replace(prepared, vid=vid)
 
-    def query(self, text: "str | ArrayLike", qid: int | None = None, query: str = "") -> PreparedQuery:
+    def query(self, text: str | ArrayLike | Query, qid: int | None = None, sentence: str = "") -> Query:
         """A sentence as words with their vectors, or token features [N, Dt] as they are, checked.
 
+        Words past ``max_words`` are left out, as in the paper's code.
+
         Raises:
-            QueryError: empty, too long, or a sentence where token features are wanted (or the other way).
+            QueryError: empty, or a sentence where token features are wanted (or the other way).
             FeatureError: token features of another width, or not finite.
         """
+        if isinstance(text, Query):
+            return text if text.content is not None else self.query(text.sentence, text.qid)
         if isinstance(text, str):
-            return self._sentence(text, qid)
+            if self.vocabulary is None:
+                raise QueryError(
+                    f"query {text[:40]!r}: got a sentence, expected its token features: this bundle was trained on "
+                    f"{self.text}, which come from a language model it does not hold; extract them and ask by query id"
+                )
+            return Query(text, qid, self.vocabulary.encode(tokenize(text, self.max_words, self.max_chars)))
         if self.text is None:
-            raise QueryError(f"query {query!r}: got an array, expected a sentence; this bundle takes plain text")
-        where = f"query {qid if qid is not None else query!r}: token features"
-        return PreparedQuery(query, qid, prepare_tokens(where, text, self.text, self.max_words))
-
-    def _sentence(self, sentence: str, qid: int | None) -> PreparedQuery:
-        if self.vocabulary is None:
-            raise QueryError(
-                f"query {sentence[:40]!r}: got a sentence, expected its token features: this bundle was trained on "
-                f"{self.text}, which come from a language model it does not hold; extract them and ask by query id"
-            )
-        words = tokenize(sentence, self.max_words, self.max_chars)
-        return PreparedQuery(sentence, qid, self.vocabulary.encode(words))
+            kind = type(text).__name__
+            raise QueryError(f"query {sentence!r}: got a {kind}, expected a sentence; this bundle takes plain text")
+        where = f"query {qid if qid is not None else sentence!r}: token features"
+        return Query(sentence, qid, prepare_tokens(where, text, self.text, self.max_words))
 
 
 def input_rules(bundle: Bundle) -> InputRules:
@@ -113,15 +106,82 @@ def input_rules(bundle: Bundle) -> InputRules:
     return rules
 
 
+# Arguments of the Python API. A list or tuple holds several items, anything else is one; numbers, ids and durations may
+# also come as an array or tensor.
+
+
 def many(value: Any) -> bool:
-    """Whether an argument holds several items (a list or tuple) or is one."""
+    """Whether an argument holds several items or is one."""
     return isinstance(value, list | tuple)
 
 
-def one_each(name: str, value: Any, count: int) -> list[Any]:
-    """``value`` per item: a list of as many, or one for all. Raises InputError for another count."""
+def listed(name: str, value: Any, kind: type[Value], maker: str) -> list[Value]:
+    """The items of an argument, all of one class, which ``maker`` makes. Raises InputError."""
+    items = list(value) if many(value) else [value]
+    for item in items:
+        if not isinstance(item, kind):
+            raise InputError(f"{name}: got a {type(item).__name__}, expected what {maker} gives ({kind.__name__})")
+    return items
+
+
+def one_each(name: str, value: Any, count: int, convert: Callable[[str, Any], Value]) -> list[Value]:
+    """``value`` per item: as many, or one for all. Raises InputError for another count, and what ``convert`` raises."""
+    value = _plain(value)
     if not many(value):
-        return [value] * count
+        return [convert(name, value)] * count
     if len(value) != count:
         raise InputError(f"{name}: got {len(value)}, expected {count}, one for each")
-    return list(value)
+    return [convert(name, _plain(one)) for one in value]
+
+
+def as_text(name: str, value: Any) -> str:
+    """A str. Raises InputError."""
+    if not isinstance(value, str):
+        raise InputError(f"{name}: got {_shown(value)}, expected text")
+    return str(value)
+
+
+def as_number(name: str, value: Any) -> int | None:
+    """A whole number or None. Raises InputError."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise InputError(f"{name}: got {_shown(value)}, expected a whole number") from None
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """A whole number above 0. Raises InputError."""
+    number = as_number(name, _plain(value))
+    if number is None or number < 1:
+        raise InputError(f"{name}: got {number}, expected at least 1")
+    return number
+
+
+def as_share(name: str, value: Any) -> float:
+    """A number from 0 to 1. Raises InputError."""
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{name}: got {value!r}, expected a number from 0 to 1")
+    return float(value)
+
+
+def as_seconds(name: str, value: Any) -> float | None:
+    """A duration in seconds, more than 0, or None. Raises InputError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name}: got {_shown(value)}, expected seconds")
+    if not 0 < value < math.inf:
+        raise InputError(f"{name}: got {value} seconds, expected more than 0")
+    return float(value)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors and their numbers, of whichever library, as Python's lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.40} ({type(value).__name__})"

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from img_deploy.errors import InputError
+from img_deploy.files import write_text
 from img_deploy.runtime.results import RowKey
+
+SOURCES = "sources"
+"""Key of the videos' features in the file of settings."""
 
 
 class PartialRows:
@@ -20,13 +24,16 @@ class PartialRows:
         out: the file that the rows become.
         resume: go on after the rows of an interrupted run, if there is one.
         settings: what the rows depend on (bundle, top-k, ...), as JSON types.
+        sources: video -> what tells its features from changed ones.
 
     Raises:
-        InputError: there are rows of another run and ``resume`` is False, they were made with other settings,
-            they are damaged, or another process is writing them.
+        InputError: there are rows of another run and ``resume`` is False, they were made with other settings or of
+            other features, they are damaged, or another process is writing them.
     """
 
-    def __init__(self, out: Path, resume: bool, settings: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, out: Path, resume: bool, settings: Mapping[str, Any] | None, sources: Mapping[str, str] | None = None
+    ) -> None:
         self._out = out
         self._path = out.with_name(out.name + ".partial")
         self._settings_path = out.with_name(out.name + ".partial.settings")
@@ -36,22 +43,29 @@ class PartialRows:
         try:
             self._lock()
             if os.fstat(self.file.fileno()).st_size:
-                self._continue(resume, settings)
+                self._continue(resume, settings, sources or {})
             else:
                 # Before the first row, so that no row is ever without the settings it was made with.
-                self._settings_path.write_text(json.dumps(dict(settings or {})), "ascii")
+                write_text(self._settings_path, json.dumps({**(settings or {}), SOURCES: dict(sources or {})}))
         except BaseException:
             self.file.close()
             raise
 
-    def _continue(self, resume: bool, settings: Mapping[str, Any] | None) -> None:
+    def _continue(self, resume: bool, settings: Mapping[str, Any] | None, sources: Mapping[str, str]) -> None:
         if not resume:
             raise InputError(
                 f"{self._path}: holds the rows of an interrupted run; pass --resume to go on with it, or remove "
                 f"the file to start over"
             )
-        self._check_settings(settings)
-        self.file.truncate(self._read_done())
+        before = self._check_settings(settings)
+        end = self._read_done()
+        for vid in dict.fromkeys(vid for vid, _, _ in self.done):
+            if vid in before and before[vid] != sources.get(vid):
+                raise InputError(
+                    f"{self._path}: the features of {vid} changed since it was begun; remove it to start over, or put "
+                    "the old features back"
+                )
+        self.file.truncate(end)
         self.file.seek(0, os.SEEK_END)
 
     def finish(self) -> None:
@@ -71,15 +85,17 @@ class PartialRows:
                 self._path.unlink()
                 self._settings_path.unlink(missing_ok=True)
 
-    def _check_settings(self, settings: Mapping[str, Any] | None) -> None:
+    def _check_settings(self, settings: Mapping[str, Any] | None) -> dict[str, str]:
+        """Refuse other settings; returns the sources that the run was begun with."""
         if settings is None or not self._settings_path.exists():
-            return
+            return {}
         now = json.loads(json.dumps(dict(settings)))
         try:
             then = json.loads(self._settings_path.read_bytes())
-        except ValueError:
-            then = None
-        if not isinstance(then, dict):
+            sources = then.pop(SOURCES, {})
+        except (ValueError, AttributeError, TypeError):
+            sources = None
+        if not isinstance(sources, dict):
             raise InputError(f"{self._settings_path}: not a JSON object; remove it and {self._path} to start over")
         changed = [
             f"{name} {then.get(name)!r} (now {now.get(name)!r})"
@@ -90,6 +106,7 @@ class PartialRows:
             raise InputError(
                 f"{self._path}: was begun with {', '.join(changed)}; use the same options, or remove it to start over"
             )
+        return sources
 
     def _lock(self) -> None:
         try:

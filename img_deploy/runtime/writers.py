@@ -4,12 +4,13 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
 from img_deploy.errors import ImgDeployError, InputError
+from img_deploy.files import temporary_beside
 from img_deploy.runtime.partial_rows import PartialRows
 from img_deploy.runtime.results import Answer, RowKey
 from img_deploy.runtime.row_formats import ROW_FORMATS
@@ -32,6 +33,7 @@ class RowWriter:
             (``row_formats.CSV_COLUMNS``).
         resume: go on after the rows that an interrupted run left (jsonl files only); starts anew where it left none.
         settings: what the rows depend on, as JSON types; resuming with others is refused.
+        sources: video -> what tells its features from changed ones; resuming refuses answers about old features.
 
     Raises:
         InputError: before any work, where the file cannot be written or the run cannot be resumed.
@@ -44,6 +46,7 @@ class RowWriter:
         *,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         if format not in ROW_FORMATS:
             raise InputError(f"format: got {format!r}, expected one of {', '.join(ROW_FORMATS)}")
@@ -54,7 +57,7 @@ class RowWriter:
         self.done: frozenset[RowKey] = frozenset()
         """Answers (``Answer.key``) that an interrupted run has written already."""
         try:
-            self._target = self._open(out, format, resume, settings)
+            self._target = self._open(out, format, lambda path: PartialRows(path, resume, settings, sources), resume)
         except OSError as error:
             raise InputError(f"{self.name}: cannot be written ({error.strerror}); give another --out") from None
         self._rows = len(self.done)
@@ -64,7 +67,9 @@ class RowWriter:
             self.abandon()
             raise
 
-    def _open(self, out: str | Path | None, format: str, resume: bool, settings: Mapping[str, Any] | None) -> "_Target":
+    def _open(
+        self, out: str | Path | None, format: str, partial_rows: Callable[[Path], PartialRows], resume: bool
+    ) -> "_Target":
         if out is None or out == "-":
             sys.stdout.flush()
             # A notebook's standard output takes text alone.
@@ -82,7 +87,7 @@ class RowWriter:
             raise InputError(f"{self.name}: there is no folder {path.parent}; create it or give another --out")
         if format != "jsonl":
             return _Temporary(path)
-        partial = PartialRows(path, resume, settings)
+        partial = partial_rows(path)
         self.done = frozenset(partial.done)
         return partial
 
@@ -190,7 +195,7 @@ class _Temporary:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._path = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        self._path = temporary_beside(out)
         self.file: BinaryIO = self._path.open("wb")
 
     def finish(self) -> None:

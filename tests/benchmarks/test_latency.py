@@ -42,7 +42,7 @@ class Altered:
 
 
 def beside(lineup, bundle, shift):
-    other = Altered(lineup.contenders[0].engine.choice.backend, shift)
+    other = Altered(lineup.contenders[0].predictor.choice.backend, shift)
     contender = Contender(bundle, input_rules(bundle), Choice(other, "made for this test"))
     return Lineup((*lineup.contenders, contender), {})
 
@@ -98,7 +98,7 @@ def test_agreement_sees_importance_and_spans(lineup, bundle):
 
 def test_graph_time_is_clocked_apart(bundle, lineup):
     """Stacking and decoding would be charged to the network."""
-    clocked = ClockedBackend(lineup.contenders[0].engine.choice.backend)
+    clocked = ClockedBackend(lineup.contenders[0].predictor.choice.backend)
     assert clocked.spent == 0
     contender = lineup.contenders[0]
     stages = contender.time(Drawn(input_rules(bundle), 3).sets(1, 6)[0])

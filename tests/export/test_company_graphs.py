@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from img_deploy.export.samples import Sample
 from img_deploy.export.verify import compare, in_run_order, results
+from img_deploy.features.prepare import VideoFeatures
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.ort import OrtBackend
 from img_deploy.runtime.backends.torch_eager import TorchBackend
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.encoded import PreparedQuery
-from img_deploy.runtime.stages import Clips
+from img_deploy.runtime.encoded import Query
 from img_deploy.text.vocabulary import EncodedWords
 
 RUNS = ("tiny_glove", "tiny_vlm")
@@ -36,7 +36,7 @@ def drawn(config, clips, words, width, sound, rng):
         unknown = rng.random(words) < 0.3
         chars = rng.integers(0, config.chars, (words, width))
         content = EncodedWords(np.where(unknown[:, None], np.float32(0), content), unknown, chars, ())
-    return Sample(Clips("drawn", "", video, audio, clips), PreparedQuery("", 0, content))
+    return Sample(VideoFeatures("drawn", video, audio, clips), Query("", 0, content))
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -9,7 +9,7 @@ import pytest
 
 from img_deploy.runtime import asking
 from img_deploy.runtime.backends.ort import OrtBackend
-from img_deploy.runtime.engine import load_bundle
+from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.writers import RowWriter
 
 VIDEOS = tuple("ABCDEF")
@@ -27,10 +27,9 @@ def infer(run_cli, bundles, features):
 
 
 @pytest.fixture
-def small_windows(monkeypatch):
-    """Windows of one batch."""
-    monkeypatch.setattr(asking, "WINDOW", 1)
-    monkeypatch.setattr(asking, "CHUNK", 1)
+def small_lots(monkeypatch):
+    """Answers come out a batch at a time."""
+    monkeypatch.setattr(asking, "LOT", 1)
 
 
 def rows(text):
@@ -214,7 +213,7 @@ def test_a_bad_file_is_skipped_and_strict_stops(infer, features, tmp_path):
     assert done.err.splitlines()[-1].startswith("error: ")
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_lots")
 @pytest.mark.parametrize("stop", [0, 1, 2])
 def test_an_interrupted_run_resumes(infer, features, tmp_path, monkeypatch, stop):
     """Ctrl-C would lose what was computed, or --resume would repeat or lose rows."""
@@ -266,7 +265,7 @@ def test_resuming_a_finished_or_empty_run(infer, tmp_path):
     assert "got a table to write" in done.err
 
 
-def test_an_interrupted_table_shows_what_there_is(infer, monkeypatch, small_windows):  # noqa: ARG001
+def test_an_interrupted_table_shows_what_there_is(infer, monkeypatch, small_lots):  # noqa: ARG001
     """Ctrl-C would throw away answers that were computed."""
     from img_deploy.cli.answer_table import AnswerTable
 
@@ -313,7 +312,7 @@ def test_backends_give_the_same_rows(run_cli, exported, features):
         assert mine["pred_relevant_windows"][0] == pytest.approx(other["pred_relevant_windows"][0], abs=1e-4)
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_lots")
 def test_an_exported_bundle_resumes(run_cli, exported, features, tmp_path, monkeypatch):
     """ONNX Runtime's rows would differ between a run and its continuation."""
     options = ("--bundle", exported("tiny_glove"), "--query", "w001 w002", "--batch-size", 2, "--threads", 1, "--out")

@@ -1,4 +1,4 @@
-"""Many questions over a folder: every pair once, every video read and encoded once, and little in memory."""
+"""Many queries over a folder: every pair once, every video read and encoded once, and little in memory."""
 
 import weakref
 
@@ -8,31 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.features import open_folder
-from img_deploy.runtime import asking
-from img_deploy.runtime.asking import AskOptions, Listener, ask
-from img_deploy.runtime.engine import load_bundle
-from img_deploy.runtime.questions import Plan, Question
+from img_deploy.runtime.asking import AskOptions, Listener, Request, Session
+from img_deploy.runtime.encoded import Query
+from img_deploy.runtime.predictor import load_bundle
+from img_deploy.runtime.queries import Plan
 
-QUESTIONS = (Question("w001 w002"), Question("w003 w004 w005 w006 zebra"), Question("w007"))
+QUERIES = (Query("w001 w002"), Query("w003 w004 w005 w006 zebra"), Query("w007"))
 
 
 @pytest.fixture(scope="module")
-def engine(bundles):
+def predictor(bundles):
     return load_bundle(bundles["tiny_glove"], "torch", threads=1)
 
 
 @pytest.fixture
-def folder(features, engine):
+def folder(features, predictor):
     for number in range(8):
         features.add(f"V{number}", 1 + 3 * number, sound=number % 3 > 0)
-    return open_folder(features.folder, engine.rules.video, engine.rules.audio, max_clips=engine.rules.max_clips)
+    rules = predictor.rules
+    return open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
 
 
-@pytest.fixture
-def small_windows(monkeypatch):
-    """Windows of two batches and chunks of one."""
-    monkeypatch.setattr(asking, "WINDOW", 2)
-    monkeypatch.setattr(asking, "CHUNK", 1)
+def ask(predictor, folder, plan, batch_size=16, done=frozenset(), listener=None):
+    """Answers to a plan, two seconds a clip."""
+    request = Request(folder.path, clip_seconds=2.0, options=AskOptions(batch_size=batch_size))
+    return Session(request, predictor, folder, plan, {}).answers(done, listener)
 
 
 class Ears(Listener):
@@ -42,8 +42,9 @@ class Ears(Listener):
     def skipped(self, error):
         self.errors.append(str(error))
 
-    def unknown(self, query):
-        self.unknowns.append(query.unknown)
+    def encoded(self, query):
+        if query.unknown:
+            self.unknowns.append(query.unknown)
 
     def settled(self, pairs):
         self.pairs += pairs
@@ -53,24 +54,18 @@ def rows(lots):
     return [answer.to_row() for lot in lots for answer in lot]
 
 
-def two_seconds_a_clip(_vid, clips):
-    return 2.0 * clips
-
-
 def keys(plan):
-    return [(vid, question.qid, question.query) for vid, question in plan]
+    return [(vid, query.qid, query.sentence) for vid in plan.videos for query in plan.queries(vid)]
 
 
-@given(batch_size=st.integers(1, 5), window=st.integers(1, 3), chunk=st.integers(1, 3))
+@given(batch_size=st.integers(1, 5))
 @settings(max_examples=5, deadline=None)
-def test_answers_do_not_depend_on_batches(engine, folder, monkeypatch, batch_size, window, chunk):
-    """A pair would be lost, repeated, or answered otherwise when the batch size changes."""
-    plan = Plan(tuple(folder.videos()), QUESTIONS[:2])
-    expected = rows(ask(engine, folder, plan, two_seconds_a_clip))
-    monkeypatch.setattr(asking, "WINDOW", window)
-    monkeypatch.setattr(asking, "CHUNK", chunk)
+def test_answers_do_not_depend_on_batches(predictor, folder, batch_size):
+    """A pair would be lost, repeated, moved, or answered otherwise when the batch size changes."""
+    plan = Plan(tuple(folder.videos()), QUERIES[:2])
+    expected = rows(ask(predictor, folder, plan))
     ears = Ears()
-    found = rows(ask(engine, folder, plan, two_seconds_a_clip, AskOptions(batch_size=batch_size), listener=ears))
+    found = rows(ask(predictor, folder, plan, batch_size, listener=ears))
     assert [(r["vid"], r["qid"], r["query"]) for r in found] == keys(plan)
     assert ears.pairs == len(plan)
     for one, other in zip(found, expected, strict=True):
@@ -78,39 +73,62 @@ def test_answers_do_not_depend_on_batches(engine, folder, monkeypatch, batch_siz
         assert one["pred_relevant_windows"][0] == pytest.approx(other["pred_relevant_windows"][0], abs=1e-4)
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_each_video_is_read_and_encoded_once(engine, folder, monkeypatch):
-    """Three questions of each of 20,000 videos would take three times the time."""
+def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch):
+    """Three queries of each of 20,000 videos would take three times the time."""
     loads, encoded = [], []
-    load, encode = folder.load, engine.encode_video
+    load, encode = folder.load, predictor.encode_features
     monkeypatch.setattr(folder, "load", lambda vid: loads.append(vid) or load(vid))
-    monkeypatch.setattr(engine, "encode_video", lambda *a, **k: encoded.extend(k["vid"]) or encode(*a, **k))
-    plan = Plan(tuple(folder.videos()), QUESTIONS)
-    assert len(rows(ask(engine, folder, plan, options=AskOptions(batch_size=3)))) == 3 * len(plan.videos)
+    monkeypatch.setattr(
+        predictor, "encode_features", lambda v, *a: encoded.extend(one.vid for one in v) or encode(v, *a)
+    )
+    plan = Plan(tuple(folder.videos()), QUERIES)
+    assert len(rows(ask(predictor, folder, plan, 3))) == 3 * len(plan.videos)
     assert sorted(loads) == sorted(encoded) == sorted(plan.videos)
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_only_a_window_is_held(engine, folder, monkeypatch):
+def test_each_shared_query_is_encoded_once(predictor, folder, monkeypatch):
+    """A sentence would be encoded again for each of 20,000 videos."""
+    encoded = []
+    encode = predictor.encode_prepared
+    monkeypatch.setattr(
+        predictor, "encode_prepared", lambda q, *a: encoded.extend(o.sentence for o in q) or encode(q, *a)
+    )
+    queries = tuple(Query(f"w{number:03d}") for number in range(11))
+    assert len(rows(ask(predictor, folder, Plan(tuple(folder.videos()), queries), 2))) == 11 * len(folder)
+    assert encoded == [query.sentence for query in queries]
+
+
+def test_a_batch_is_held_and_no_more(predictor, folder, monkeypatch):
     """A folder of 20,000 videos would fill the memory."""
     alive, most = weakref.WeakSet(), 0
-    encode = engine.encode_video
+    encode = predictor.encode_features
 
-    def watch(*arguments, **options):
+    def watch(*arguments):
         nonlocal most
-        made = encode(*arguments, **options)
+        made = encode(*arguments)
         alive.update(made)
         most = max(most, len(alive))
         return made
 
-    monkeypatch.setattr(engine, "encode_video", watch)
-    plan = Plan(tuple(folder.videos()), QUESTIONS[:1])
-    lots = ask(engine, folder, plan, options=AskOptions(batch_size=1))
-    assert sum(len(lot) for lot in lots) == 14
-    assert most <= 2 * asking.WINDOW
+    monkeypatch.setattr(predictor, "encode_features", watch)
+    plan = Plan(tuple(folder.videos()), QUERIES[:1])
+    assert sum(len(lot) for lot in ask(predictor, folder, plan, batch_size=1)) == 14
+    assert most <= 2
 
 
-def test_what_cannot_be_used_is_told_and_left_out(engine, features, folder):
+def test_first_answers_come_before_the_last_videos_are_read(predictor, folder, monkeypatch):
+    """A kill would lose a minute of work, and a person would wait as long for the first row."""
+    loads = []
+    load = folder.load
+    monkeypatch.setattr(folder, "load", lambda vid: loads.append(vid) or load(vid))
+    answers = ask(predictor, folder, Plan(tuple(folder.videos()), QUERIES), batch_size=2)
+    first = next(answers)
+    assert len(loads) == 2
+    assert {answer.vid for answer in first} == {folder.videos()[0]}
+    answers.close()
+
+
+def test_what_cannot_be_used_is_told_and_left_out(predictor, features, folder):
     """One bad file among thousands would end the run, take others with it, or vanish without a word."""
     bad = features.draw(6, 24)
     bad[4, 2] = np.nan
@@ -119,20 +137,18 @@ def test_what_cannot_be_used_is_told_and_left_out(engine, features, folder):
     features.put("audio/D.npy", b"\x93NUMPY cut short")
     features.put("video/E.npy", np.full((4, 24), 3e38, np.float32))
     features.put("video/F.npy", features.draw(4, 7))
-    plan = Plan(
-        ("A", "B", "C", "D", "E", "F", "V1"), (QUESTIONS[0], Question("word " * 300), Question("unicorn zebra"))
-    )
+    plan = Plan(("A", "B", "C", "D", "E", "F", "V1"), (QUERIES[0], Query("x" * 500), Query("unicorn zebra")))
     ears = Ears()
-    found = rows(ask(engine, folder, plan, options=AskOptions(batch_size=4), listener=ears))
-    alone = rows(ask(engine, folder, Plan(("A", "V1"), (QUESTIONS[0],))))
+    found = rows(ask(predictor, folder, plan, 4, listener=ears))
+    alone = rows(ask(predictor, folder, Plan(("A", "V1"), (QUERIES[0],))))
     assert [(r["vid"], r["query"]) for r in found] == [
-        (vid, query) for vid in ("A", "V1") for query in (QUESTIONS[0].query, "unicorn zebra")
+        (vid, query) for vid in ("A", "V1") for query in (QUERIES[0].sentence, "unicorn zebra")
     ]
-    assert [r["spans"] for r in found if r["query"] == QUESTIONS[0].query] == [r["spans"] for r in alone]
+    assert [r["spans"] for r in found if r["query"] == QUERIES[0].sentence] == [r["spans"] for r in alone]
     assert ears.pairs == len(plan)
     assert ears.unknowns == [("unicorn", "zebra")]
     told = [
-        "300 words",
+        "a word of 500 characters",
         "B.npy: got NaN",
         "C.npy: got an empty",
         "D.npy",
@@ -144,49 +160,45 @@ def test_what_cannot_be_used_is_told_and_left_out(engine, features, folder):
     assert len(ears.errors) == len(told)
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_going_on_gives_the_very_same_rows(engine, features, folder):
+def test_going_on_gives_the_very_same_rows(predictor, features, folder):
     """A resumed run would repeat rows, lose some, or differ from the run it continues."""
     features.put("video/V2.npy", b"")
-    plan = Plan(tuple(folder.videos()), QUESTIONS[:2])
-    options = AskOptions(batch_size=2)
-    whole = rows(ask(engine, folder, plan, options=options))
+    plan = Plan(tuple(folder.videos()), QUERIES[:2])
+    whole = rows(ask(predictor, folder, plan, 2))
     written = [(row["vid"], row["qid"], row["query"]) for row in whole]
     for stop in (0, 1, 5, 8, 13, len(whole)):
         ears = Ears()
-        rest = rows(ask(engine, folder, plan, options=options, done=frozenset(written[:stop]), listener=ears))
+        rest = rows(ask(predictor, folder, plan, 2, frozenset(written[:stop]), ears))
         assert rest == whole[stop:]
         assert ears.pairs == len(plan) - stop
         assert len(ears.errors) == 1
 
 
-@pytest.mark.usefixtures("small_windows")
-def test_what_is_done_is_not_computed_again(engine, features, folder, monkeypatch):
+def test_what_is_done_is_not_computed_again(predictor, features, folder, monkeypatch):
     """Resuming would take as long as starting over: also where the interrupted run left out bad files."""
     features.put("video/V2.npy", b"")
-    plan = Plan(tuple(folder.videos()), QUESTIONS[:2])
-    options = AskOptions(batch_size=2)
-    done = frozenset((row["vid"], row["qid"], row["query"]) for row in rows(ask(engine, folder, plan, options=options)))
+    plan = Plan(tuple(folder.videos()), QUERIES[:2])
+    done = frozenset((row["vid"], row["qid"], row["query"]) for row in rows(ask(predictor, folder, plan, 2)))
     ran = []
-    run = engine._run
-    monkeypatch.setattr(engine, "_run", lambda graph, feeds: ran.append(graph) or run(graph, feeds))
-    assert rows(ask(engine, folder, plan, options=options, done=done)) == []
+    run = predictor._run
+    monkeypatch.setattr(predictor, "_run", lambda graph, feeds: ran.append(graph) or run(graph, feeds))
+    assert rows(ask(predictor, folder, plan, 2, done)) == []
     assert ran == []
     features.add("V2", 5)
-    late = rows(ask(engine, folder, plan, options=options, done=done))
+    late = rows(ask(predictor, folder, plan, 2, done))
     assert [row["vid"] for row in late] == ["V2", "V2"]
 
 
-def test_nothing_is_computed_for_refused_questions(engine, folder, monkeypatch):
-    """Thousands of videos would be read and encoded for a question that cannot be asked."""
-    monkeypatch.setattr(engine, "encode_video", None)
+def test_nothing_is_computed_for_refused_queries(predictor, folder, monkeypatch):
+    """Thousands of videos would be read and encoded for a query that cannot be asked."""
+    monkeypatch.setattr(predictor, "encode_features", None)
     ears = Ears()
-    plan = Plan(tuple(folder.videos()), (Question("word " * 300),))
-    assert rows(ask(engine, folder, plan, listener=ears)) == []
+    plan = Plan(tuple(folder.videos()), (Query("x" * 500),))
+    assert rows(ask(predictor, folder, plan, listener=ears)) == []
     assert (ears.pairs, len(ears.errors)) == (len(plan), 1)
 
 
-def test_a_listener_can_stop_the_run(engine, features, folder):
+def test_a_listener_can_stop_the_run(predictor, features, folder):
     """--strict would go on."""
     features.put("video/A.npy", b"")
 
@@ -195,22 +207,24 @@ def test_a_listener_can_stop_the_run(engine, features, folder):
             raise error
 
     with pytest.raises(Exception, match=r"A\.npy: got an empty file"):
-        list(ask(engine, folder, Plan(("A", "B"), QUESTIONS), listener=Strict()))
+        list(ask(predictor, folder, Plan(("A", "B"), QUERIES), listener=Strict()))
 
 
 def test_token_features_are_found_by_id(bundles, features):
     """A query would be answered from another query's features."""
-    engine = load_bundle(bundles["tiny_vlm"], "torch", threads=1)
+    predictor = load_bundle(bundles["tiny_vlm"], "torch", threads=1)
     for qid in (3, 4):
         features.put(f"text/{qid}.npy", features.draw(qid, 18))
-    rules = engine.rules
+    rules = predictor.rules
     folder = open_folder(features.folder, rules.video, rules.audio, rules.text, rules.max_clips)
-    own = {"A": (Question("sits", 3), Question("gone", 9)), "B": (Question("runs", 4),)}
+    own = {"A": (Query("sits", 3), Query("gone", 9)), "B": (Query("runs", 4),)}
     ears = Ears()
-    found = [answer for lot in ask(engine, folder, Plan(("A", "B"), own=own), listener=ears) for answer in lot]
+    found = [answer for lot in ask(predictor, folder, Plan(("A", "B"), own=own), listener=ears) for answer in lot]
     assert [(a.vid, a.qid, a.query) for a in found] == [("A", 3, "sits"), ("B", 4, "runs")]
     assert len(ears.errors) == 1
     assert "no text features for query 9" in ears.errors[0]
     video = folder.load("B")
-    expected = engine.ground(engine.encode_video(video.video, video.audio), engine.encode_query(folder.load_text(4)))
+    expected = predictor.ground(
+        predictor.encode_video(video.video, video.audio), predictor.encode_query(folder.load_text(4))
+    )
     np.testing.assert_allclose(found[1].saliency, expected.saliency, atol=3e-5)

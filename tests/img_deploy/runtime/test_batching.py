@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from img_deploy.runtime.batching import bucket_batches, bucket_stream, pad_stack
+from img_deploy.errors import FeatureError, InputError
+from img_deploy.runtime.batching import AHEAD, alike, bucket_batches, pad_stack
 
 LENGTHS = st.lists(st.integers(1, 128), max_size=60)
 
@@ -21,63 +22,50 @@ def test_partition(lengths, batch_size):
     assert order == sorted(order, key=lambda i: (lengths[i], i))
 
 
+class Videos:
+    """Lengths of videos that count what is asked of them. A length of 0 stands for a file that cannot be read."""
+
+    def __init__(self, lengths, silent=()):
+        self.lengths, self.silent, self.asked = lengths, set(silent), []
+
+    def clips(self, vid):
+        self.asked.append(vid)
+        if not self.lengths[int(vid)]:
+            raise FeatureError(f"{vid} is broken")
+        return self.lengths[int(vid)]
+
+    def has_audio(self, vid):
+        return int(vid) not in self.silent
+
+
 @settings(max_examples=100, deadline=None)
-@given(LENGTHS, st.integers(1, 8), st.integers(1, 4))
-def test_stream_is_a_partition_too(lengths, batch_size, window):
-    """A streamed item is lost at the edge of a window, or a batch is small without need."""
-    items = list(enumerate(lengths))
-    found = list(bucket_stream(iter(items), lambda item: item[1], batch_size, window))
-    assert sorted(item for batch in found for item in batch) == items
-    assert all(len(batch) == batch_size for batch in found[:-1])
-    for batch in found:
-        assert batch == sorted(batch, key=lambda item: (item[1], item[0]))
+@given(st.lists(st.integers(0, 128), max_size=60), st.integers(1, 8), st.sets(st.integers(0, 59)))
+def test_batches_of_videos_keep_nearly_their_order(lengths, batch_size, silent):
+    """A video is lost or read twice, a broken one stops the others, or the first row waits for the last video."""
+    vids, broken = [str(number) for number in range(len(lengths))], []
+    videos = Videos(lengths, silent)
+    left = [vid for vid in vids if lengths[int(vid)]]
+    for batch in alike(vids, videos, batch_size, lambda vid, _: broken.append(vid)):
+        assert batch[0] == left[0]
+        assert batch == sorted(batch, key=int)
+        assert len(batch) == min(batch_size, len(left))
+        assert len(videos.asked) <= len(vids) - len(left) + AHEAD * batch_size + len(broken)
+        left = [vid for vid in left if vid not in batch]
+    assert left == []
+    assert broken == [vid for vid in vids if not lengths[int(vid)]]
 
 
-class _Item:
-    alive = 0
-
-    def __init__(self, length):
-        self.length = length
-        _Item.alive += 1
-
-    def __del__(self):
-        _Item.alive -= 1
-
-
-def test_stream_holds_no_more_than_its_window():
-    """20,000 videos are loaded before the first batch is answered, or stay in memory after it."""
-    _Item.alive = read = most = 0
-
-    def items():
-        nonlocal read, most
-        for n in range(20_000):
-            read += 1
-            yield _Item(n % 128)
-            most = max(most, _Item.alive)
-
-    for number, batch in enumerate(bucket_stream(items(), lambda item: item.length, 8, window=4)):
-        assert read <= (number // 4 + 1) * 32
-        del batch
-    assert read == 20_000
-    assert most <= 32 + 8  # the window, and the batch that is still in hand
-
-
-def test_nothing_is_read_before_a_batch_is_asked_for():
-    """Building the pipeline reads feature files."""
-    stream = bucket_stream((1 / 0 for _ in range(3)), int, 2)
-    with pytest.raises(ZeroDivisionError):
-        next(stream)
+def test_batches_of_videos_are_of_like_length_and_sound():
+    """Half of a batch would be padding, or would go to the other head."""
+    videos = Videos([10, 100, 11, 12, 99, 10], silent={2})
+    assert list(alike(map(str, range(6)), videos, 2, print)) == [["0", "5"], ["1", "4"], ["2", "3"]]
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_sizes_are_checked(size):
     """A batch size of 0 loops for ever or answers nothing."""
-    with pytest.raises(ValueError, match="batch_size"):
+    with pytest.raises(InputError, match="batch size: got"):
         bucket_batches([1, 2], size)
-    with pytest.raises(ValueError, match="batch_size"):
-        bucket_stream([1, 2], int, size)
-    with pytest.raises(ValueError, match="window"):
-        bucket_stream([1, 2], int, 1, size)
 
 
 @settings(max_examples=100, deadline=None)

@@ -4,29 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from img_deploy.annotations import annotation_format, read_queries, read_query_file
+from img_deploy.annotations import QueryFile, read_query_file
 from img_deploy.errors import AnnotationError, InputError, QueryError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
 from img_deploy.features.kinds import FeatureKind
-
-
-@dataclass(frozen=True)
-class Question:
-    """One query; ``qid`` where a file gives one."""
-
-    query: str
-    qid: int | None = None
+from img_deploy.runtime.encoded import Query
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The questions of each video, in the order in which they are answered."""
+    """The queries of each video, in the order in which they are answered."""
 
     videos: tuple[str, ...]
-    shared: tuple[Question, ...] = ()
+    shared: tuple[Query, ...] = ()
     """Asked of every video."""
-    own: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    own: Mapping[str, tuple[Query, ...]] = field(default_factory=dict)
     """Asked of one video."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Durations that the queries' file tells, by video id."""
@@ -35,32 +28,31 @@ class Plan:
     missing: int = 0
     """Queries left out: their video has no features, or the file's row is broken."""
 
-    def questions(self, vid: str) -> tuple[Question, ...]:
+    def queries(self, vid: str) -> tuple[Query, ...]:
         return self.shared or self.own.get(vid, ())
 
-    def __iter__(self) -> Iterator[tuple[str, Question]]:
-        return ((vid, question) for vid in self.videos for question in self.questions(vid))
+    def all_queries(self) -> Iterator[Query]:
+        """Each query once, in the file's order within a video."""
+        yield from self.shared
+        for own in self.own.values():
+            yield from own
 
     def __len__(self) -> int:
         """Pairs of a video and a query."""
-        return len(self.videos) * len(self.shared) if self.shared else sum(len(self.questions(v)) for v in self.videos)
+        return len(self.videos) * len(self.shared) if self.shared else sum(len(self.queries(v)) for v in self.videos)
 
 
-def plan_questions(
-    folder: FeatureFolder,
-    queries: Sequence[str] = (),
-    file: str | Path | None = None,
-    videos: Sequence[str] = (),
-    by_id: bool = False,
+def plan_queries(
+    folder: FeatureFolder, queries: Sequence[str] = (), file: str | Path | None = None, videos: Sequence[str] = ()
 ) -> Plan:
-    """The questions of a run.
+    """The queries of a run.
 
     Args:
-        folder: the videos there are.
+        folder: the videos there are. Where token features are wanted of it, queries are looked up by their ids.
         queries: sentences for every video.
-        file: lines of plain text, for every video; or an annotation file, whose queries name their video.
+        file: lines of plain text, for every video; or an annotation file, whose queries name their video. The
+            annotated moments do not matter.
         videos: only these.
-        by_id: queries are looked up by their ids (token features), so a sentence alone is of no use.
 
     Raises:
         QueryError: no queries, an empty one, or sentences where ids are needed.
@@ -68,33 +60,27 @@ def plan_questions(
         FeatureError: one of ``videos`` is not in the folder.
         InputError: nothing is left to ask.
     """
-    chosen = _chosen(folder, videos)
-    kind = None if file is None else annotation_format(file)
-    if kind in ("txt", "jsonl", "activitynet") and queries:
+    for vid in videos:
+        folder.source_clips(vid)  # raises where there is no such video, or its file is broken
+    found = None if file is None else read_query_file(file)
+    check_ids(queries, found, folder.wanted.text)
+    if found is None or found.format == "lines":
+        sentences = [*queries, *(sample.query for sample in (found.samples if found else ()))]
+        return _shared(sentences, list(dict.fromkeys(videos)) or folder.videos())
+    if queries:
         raise InputError(f"{file}: its queries name their videos, so --query cannot be mixed in; give one of the two")
-    if by_id:
-        check_ids(queries, file, folder.wanted.text)
-    if kind in (None, "lines"):
-        sentences = [*queries, *(read_queries(file) if file is not None else ())]
-        return _shared(sentences, chosen if videos else folder.videos())
-    if by_id:
-        _check_numbering(folder, str(file), kind or "")
-    return _own(folder, str(file), set(chosen) if videos else None)
+    if folder.wanted.text is not None:
+        _check_numbering(folder, str(file), found)
+    return _own(folder, str(file), found, set(videos))
 
 
-def check_ids(queries: Sequence[str], file: str | Path | None, text: FeatureKind | None) -> None:
+def check_ids(queries: Sequence[str], file: QueryFile | None, text: FeatureKind | None) -> None:
     """Raises QueryError for sentences alone, where queries are looked up by their ids among ``text`` features."""
-    if queries or file is None or annotation_format(file) == "lines":
+    if text is not None and (queries or file is None or file.format == "lines"):
         raise QueryError(
             f"queries: got sentences, expected queries with ids: this bundle takes {text} features, "
             "which are found by id; give --queries with a *_qid.txt or tvr jsonl file"
         )
-
-
-def _chosen(folder: FeatureFolder, videos: Sequence[str]) -> list[str]:
-    for vid in videos:
-        folder.source_clips(vid)  # raises where there is no such video, or its file is broken
-    return list(dict.fromkeys(videos))
 
 
 def _shared(sentences: Sequence[str], videos: Sequence[str]) -> Plan:
@@ -102,27 +88,26 @@ def _shared(sentences: Sequence[str], videos: Sequence[str]) -> Plan:
         raise QueryError("queries: got none, expected at least one; give --query TEXT or --queries FILE")
     if empty := [sentence for sentence in sentences if not sentence.strip()]:
         raise QueryError(f"query {empty[0]!r}: got no words, expected a sentence; write what to look for")
-    unique = tuple(Question(sentence) for sentence in dict.fromkeys(sentences))
     if not videos:
         raise InputError("videos: the folder has none")
+    unique = tuple(map(Query, dict.fromkeys(sentences)))
     repeated = len(sentences) - len(unique)
     notes = (f"{repeated} repeated queries are asked once",) if repeated else ()
     return Plan(tuple(videos), shared=unique, notes=notes)
 
 
-def _own(folder: FeatureFolder, file: str, only: set[str] | None) -> Plan:
-    own: dict[str, list[Question]] = {}
+def _own(folder: FeatureFolder, file: str, found: QueryFile, only: set[str]) -> Plan:
+    notes = list(found.skipped)
+    own: dict[str, list[Query]] = {}
     seconds: dict[str, float] = {}
     absent: dict[str, int] = {}
-    content = read_query_file(file)
-    notes = list(content.skipped)
-    for sample in content.samples:
-        if only is not None and by_video(dict.fromkeys(only, True), sample.vid) is None:
+    for sample in found.samples:
+        if only and by_video(dict.fromkeys(only, True), sample.vid) is None:
             continue
         if sample.vid not in folder:
             absent[sample.vid] = absent.get(sample.vid, 0) + 1
             continue
-        own.setdefault(sample.vid, []).append(Question(sample.query, sample.qid))
+        own.setdefault(sample.vid, []).append(Query(sample.query, sample.qid))
         if sample.duration is not None:
             seconds.setdefault(sample.vid, sample.duration)
     missing = len(notes) + sum(absent.values())
@@ -134,23 +119,26 @@ def _own(folder: FeatureFolder, file: str, only: set[str] | None) -> Plan:
         )
     if not own:
         wanted = f" about {', '.join(sorted(only))}" if only else f" about the {len(folder)} videos of {folder.path}"
-        raise InputError(f"{file}: got no queries{wanted}; give the file and the folder of the same dataset")
+        why = f" ({notes[0]})" if found.skipped else ""
+        raise InputError(f"{file}: got no queries{wanted}{why}; give the file and the folder of the same dataset")
     return Plan(
         videos=tuple(own),
-        own={vid: tuple(questions) for vid, questions in own.items()},
+        own={vid: tuple(queries) for vid, queries in own.items()},
         seconds=seconds,
         notes=tuple(notes),
         missing=missing,
     )
 
 
-def _check_numbering(folder: FeatureFolder, file: str, kind: str) -> None:
-    if (row := read_query_file(file).row_without_qid) is not None:
-        raise AnnotationError(f"{file}:{row}: got no qid, expected one: token features are found by it")
+def _check_numbering(folder: FeatureFolder, file: str, found: QueryFile) -> None:
+    if found.row_without_qid is not None:
+        where = f"{file}:{found.row_without_qid}"
+        raise AnnotationError(f"{where}: got no qid, expected one: token features are found by it")
     wanted = folder.text_numbering
-    if wanted is not None and kind != wanted:
+    if wanted is not None and found.format != wanted:
         names = {"txt": "*_qid.txt", "jsonl": "*_tvr_format.jsonl"}
         raise AnnotationError(
-            f"{file}: got the query ids of {names.get(kind, kind)} files, expected those of {names[wanted]}, which "
-            f"the {folder.wanted.text} features go by; the two number the same queries differently"
+            f"{file}: got the query ids of {names.get(found.format, found.format)} files, expected those of "
+            f"{names[wanted]}, which the {folder.wanted.text} features go by; the two number the same queries "
+            "differently"
         )

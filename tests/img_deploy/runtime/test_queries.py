@@ -4,7 +4,7 @@ import pytest
 
 from img_deploy.errors import AnnotationError, FeatureError, InputError, QueryError
 from img_deploy.features import FeatureKind, open_folder
-from img_deploy.runtime.questions import Question, plan_questions
+from img_deploy.runtime.queries import plan_queries
 
 VIDEO, AUDIO, TEXT = FeatureKind("plain", 24), FeatureKind("plain", 20), FeatureKind("plain", 18)
 
@@ -15,37 +15,37 @@ def folder(features):
 
 
 def pairs(plan):
-    return [(vid, question.qid, question.query) for vid, question in plan]
+    return [(vid, query.qid, query.sentence) for vid in plan.videos for query in plan.queries(vid)]
 
 
 def test_sentences_are_asked_of_every_video(folder, write_lines):
     """A query would miss a video, or be asked twice."""
     file = write_lines("queries.txt", "opens a door", "", "sits down", "opens a door")
-    plan = plan_questions(folder, ["laughs"], file, ["B", "D", "B"])
+    plan = plan_queries(folder, ["laughs"], file, ["B", "D", "B"])
     assert pairs(plan) == [(v, None, q) for v in "BD" for q in ("laughs", "opens a door", "sits down")]
     assert len(plan) == 6
     assert plan.notes == ("1 repeated queries are asked once",)
-    assert plan_questions(folder, ["laughs"]).videos == tuple("ABCDEF")
+    assert plan_queries(folder, ["laughs"]).videos == tuple("ABCDEF")
 
 
 def test_annotations_name_their_video(folder, write_lines):
     """A query would be asked of another video than its own, or lose its id or duration."""
     txt = write_lines("x_qid.txt", "B 1.0 2.0##qid_5##sits", "Z 0 1##qid_6##gone", "A 0 2##qid_7##a", "B 0 9##qid_8##b")
-    plan = plan_questions(folder, file=txt)
+    plan = plan_queries(folder, file=txt)
     assert pairs(plan) == [("B", 5, "sits"), ("B", 8, "b"), ("A", 7, "a")]
     assert plan.missing == 1
     assert "1 queries ask about 1 videos without features" in plan.notes[0]
     rows = [{"qid": 3, "query": "sits", "vid": "B", "duration": 12.5}, {"query": "runs", "vid": "A"}]
-    plan = plan_questions(folder, file=write_lines("x.jsonl", *rows))
+    plan = plan_queries(folder, file=write_lines("x.jsonl", *rows))
     assert pairs(plan) == [("B", 3, "sits"), ("A", 0, "runs")]
     assert plan.seconds == {"B": 12.5}
-    assert pairs(plan_questions(folder, file=txt, videos=["A"])) == [("A", 7, "a")]
+    assert pairs(plan_queries(folder, file=txt, videos=["A"])) == [("A", 7, "a")]
 
 
 def test_queries_that_cannot_be_asked_are_counted(folder, write_lines):
     """A row without a sentence would vanish without a word, or stop the run; moments are of no matter."""
     file = write_lines("x_qid.txt", "B 5.0 2.0##qid_5##sits", "A 0 2##qid_7## ", "A -1 -1##qid_8##a")
-    plan = plan_questions(folder, file=file)
+    plan = plan_queries(folder, file=file)
     assert pairs(plan) == [("B", 5, "sits"), ("A", 8, "a")]
     assert plan.missing == 1
     assert f"{file}:2" in plan.notes[0]
@@ -69,7 +69,7 @@ def test_bad_questions(folder, write_lines):
     ]
     for arguments, error, told in cases:
         with pytest.raises(error) as refused:
-            plan_questions(folder, **arguments)
+            plan_queries(folder, **arguments)
         assert told in str(refused.value)
 
 
@@ -79,12 +79,12 @@ def test_token_features_need_ids(features, write_lines):
     folder = open_folder(features.folder, VIDEO, AUDIO, TEXT)
     for arguments in ({"queries": ["sits"]}, {"file": write_lines("lines.txt", "sits")}, {}):
         with pytest.raises(QueryError, match="expected queries with ids"):
-            plan_questions(folder, **arguments, by_id=True)
+            plan_queries(folder, **arguments)
     rows = [{"qid": 5, "query": "sits", "vid": "B"}, {"query": "runs", "vid": "A"}]
     with pytest.raises(AnnotationError, match=r"x\.jsonl:2: got no qid"):
-        plan_questions(folder, file=write_lines("x.jsonl", *rows), by_id=True)
-    plan = plan_questions(folder, file=write_lines("x.jsonl", rows[0]), by_id=True)
-    assert list(plan) == [("B", Question("sits", 5))]
+        plan_queries(folder, file=write_lines("x.jsonl", *rows))
+    plan = plan_queries(folder, file=write_lines("x.jsonl", rows[0]))
+    assert pairs(plan) == [("B", 5, "sits")]
 
 
 def test_the_two_numberings_are_not_mixed(features, write_lines, tmp_path):
@@ -95,7 +95,5 @@ def test_the_two_numberings_are_not_mixed(features, write_lines, tmp_path):
     folder = open_folder(features.folder, VIDEO, AUDIO, TEXT, text_dir=place)
     assert folder.text_numbering == "jsonl"
     with pytest.raises(AnnotationError, match=r"expected those of \*_tvr_format\.jsonl"):
-        plan_questions(folder, file=write_lines("x_qid.txt", "B 1.0 2.0##qid_5##sits"), by_id=True)
-    assert (
-        len(plan_questions(folder, file=write_lines("x.jsonl", {"qid": 5, "query": "s", "vid": "B"}), by_id=True)) == 1
-    )
+        plan_queries(folder, file=write_lines("x_qid.txt", "B 1.0 2.0##qid_5##sits"))
+    assert len(plan_queries(folder, file=write_lines("x.jsonl", {"qid": 5, "query": "s", "vid": "B"}))) == 1

@@ -1,42 +1,55 @@
 """A bundle that answers: encode a video once, a query once, and ground any pair of them."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, overload
 
 from numpy.typing import NDArray
 
-from img_deploy.errors import InputError
+from img_deploy.errors import ImgDeployError, InputError
+from img_deploy.features.prepare import VideoFeatures
 from img_deploy.runtime.backends.choose import AUTO, Choice, choose
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, PreparedQuery
-from img_deploy.runtime.inputs import InputRules, input_rules, many, one_each
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
+from img_deploy.runtime.inputs import (
+    InputRules,
+    as_number,
+    as_seconds,
+    as_share,
+    as_text,
+    at_least_one,
+    input_rules,
+    listed,
+    many,
+    one_each,
+)
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
-from img_deploy.runtime.stages import Clips, Pair, encode_queries, encode_videos, ground_pairs
+from img_deploy.runtime.stages import Pair, encode_queries, encode_videos, ground_pairs, whole
 from img_deploy.text.vocabulary import Vocabulary
 
 BATCH_SIZE = 16
 """Items per run of a graph, unless told otherwise. Answers do not depend on it."""
 
 Array = NDArray[Any]
-Text = str | Array | PreparedQuery
+Text = str | Array | Query
 Indices = Sequence[tuple[int, int]]
 
 
-def load_bundle(path: str | os.PathLike[str], backend: str = AUTO, threads: int | None = None) -> "Engine":
+def load_bundle(path: str | os.PathLike[str], backend: str = AUTO, threads: int | None = None) -> "Predictor":
     """Open a bundle for questions.
 
-    >>> engine = load_bundle("deploy")  # doctest: +SKIP
-    >>> video = engine.encode_video(np.load("video/3MSZA.npy"), np.load("audio/3MSZA.npy"))  # doctest: +SKIP
-    >>> query = engine.encode_query("person opens the door")  # doctest: +SKIP
-    >>> engine.ground(video, query, durations=30.9).best.window  # doctest: +SKIP
+    >>> predictor = load_bundle("deploy")  # doctest: +SKIP
+    >>> video = predictor.encode_video(np.load("video/3MSZA.npy"), np.load("audio/3MSZA.npy"))  # doctest: +SKIP
+    >>> query = predictor.encode_query("person opens the door")  # doctest: +SKIP
+    >>> predictor.ground(video, query, durations=30.9).best.window  # doctest: +SKIP
     (12.3, 18.1)
 
     Args:
         path: folder made by ``img-deploy export``.
-        backend: ``auto`` (the fastest that works here; ``engine.choice`` says which and why), ``onnxruntime``,
+        backend: ``auto`` (the fastest that works here; ``predictor.choice`` says which and why), ``onnxruntime``,
             ``torch``, or one of them on a device (``torch:cpu``).
         threads: CPU threads; None leaves it to the backend.
 
@@ -46,18 +59,18 @@ def load_bundle(path: str | os.PathLike[str], backend: str = AUTO, threads: int 
         InputError: no such backend.
     """
     bundle = Bundle.open(path)
-    return Engine(bundle, input_rules(bundle), choose(bundle, backend, threads))
+    return Predictor(bundle, input_rules(bundle), choose(bundle, backend, threads))
 
 
-class Engine:
+class Predictor:
     """Answers of one bundle on one backend. Immutable, and safe to use from several threads at once."""
 
     def __init__(self, bundle: Bundle, rules: InputRules, choice: Choice) -> None:
         self.bundle, self.rules, self.choice = bundle, rules, choice
-        self._run = choice.backend.run
+        self._run, self._network = choice.backend.run, bundle.identity
 
     def __repr__(self) -> str:
-        return f"<Engine of {self.bundle.folder}: {self.choice}>"
+        return f"<Predictor of {self.bundle.folder}: {self.choice}>"
 
     @property
     def backend(self) -> str:
@@ -69,9 +82,9 @@ class Engine:
         """The words it knows; None where queries are token features."""
         return self.rules.vocabulary
 
-    def with_vocabulary(self, vocabulary: Vocabulary) -> "Engine":
-        """The same engine knowing other words (``engine.vocabulary.widen(glove)``), on the same backend."""
-        return Engine(self.bundle, replace(self.rules, vocabulary=vocabulary), self.choice)
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "Predictor":
+        """The same predictor knowing other words (``predictor.vocabulary.widen(glove)``), on the same backend."""
+        return Predictor(self.bundle, replace(self.rules, vocabulary=vocabulary), self.choice)
 
     def close(self) -> None:
         """Give back what the backend holds; it answers no more."""
@@ -109,17 +122,28 @@ class Engine:
         videos = list(video) if many(video) else [video]
         if many(video) and audio is not None and not many(audio):
             raise InputError("audio: got one array for a list of videos, expected a list with an array or None each")
-        sounds, vids = one_each("audio", audio, len(videos)), one_each("vid", vid, len(videos))
+        sounds = list(audio) if many(audio) else [audio] * len(videos)
+        if len(sounds) != len(videos):
+            raise InputError(f"audio: got {len(sounds)}, expected {len(videos)}, one for each")
+        vids = one_each("vid", vid, len(videos), as_text)
         items = []
         for index, (clips, sound, name) in enumerate(zip(videos, sounds, vids, strict=True)):
             where = name or (f"video {index}" if many(video) else "video")
-            items.append(Clips(where, name, *self.rules.clips(clips, sound, where)))
-        encoded = encode_videos(self._run, items, self.rules.audio.width, batch_size)
+            items.append(self.rules.video_features(clips, sound, name, where))
+            for remark in items[-1].remarks:
+                warnings.warn(remark, stacklevel=2)
+        encoded = whole(self.encode_features(items, batch_size))
         return encoded if many(video) else encoded[0]
 
-    def prepare_query(self, text: str | Array, *, qid: int | None = None, query: str = "") -> PreparedQuery:
-        """The cheap half of :meth:`encode_query`: checks, words and their vectors. Raises QueryError, FeatureError."""
-        return self.rules.query(text, qid, query)
+    def encode_features(
+        self, videos: Sequence[VideoFeatures], batch_size: int = BATCH_SIZE
+    ) -> list[EncodedVideo | ImgDeployError]:
+        """:meth:`encode_video` of videos that a feature folder gave, in one list.
+
+        A video for which the network has no finite result gives the error that says so in its place.
+        """
+        size = at_least_one("batch_size", batch_size)
+        return list(encode_videos(self._run, videos, self.rules.audio.width, size, self._network))
 
     @overload
     def encode_query(
@@ -128,7 +152,7 @@ class Engine:
     @overload
     def encode_query(
         self,
-        text: list[Text] | list[str] | list[Array] | list[PreparedQuery],
+        text: list[Text] | list[str] | list[Array],
         *,
         qid: int | Sequence[int | None] | None = None,
         query: str | Sequence[str] = "",
@@ -140,8 +164,7 @@ class Engine:
         """Words of one query, or of a list of queries, ready to be answered.
 
         Args:
-            text: a sentence, or token features [N, Dt], whichever the bundle takes; or what
-                :meth:`prepare_query` made.
+            text: a sentence, or token features [N, Dt], whichever the bundle takes.
             qid: ids for the answers.
             query: the sentence that token features stand for, for the answers.
             batch_size: most queries per run.
@@ -151,10 +174,17 @@ class Engine:
             FeatureError: token features of another width, NaN or Inf.
         """
         texts = list(text) if many(text) else [text]
-        names = zip(texts, one_each("qid", qid, len(texts)), one_each("query", query, len(texts)), strict=True)
-        items = [one if isinstance(one, PreparedQuery) else self.rules.query(one, *rest) for one, *rest in names]
-        encoded = encode_queries(self._run, items, batch_size)
+        qids = one_each("qid", qid, len(texts), as_number)
+        names = one_each("query", query, len(texts), as_text)
+        items = [self.rules.query(*one) for one in zip(texts, qids, names, strict=True)]
+        encoded = whole(self.encode_prepared(items, batch_size))
         return encoded if many(text) else encoded[0]
+
+    def encode_prepared(
+        self, queries: Sequence[Query], batch_size: int = BATCH_SIZE
+    ) -> list[EncodedQuery | ImgDeployError]:
+        """:meth:`encode_query` of what ``rules.query`` gave; an error in the place of one without a finite result."""
+        return list(encode_queries(self._run, queries, at_least_one("batch_size", batch_size), self._network))
 
     @overload
     def ground(
@@ -217,16 +247,25 @@ class Engine:
             InputError: lists that do not fit, a pair out of range; ``top_k``, ``nms`` or a duration out of range.
         """
         one_answer = not many(videos) and not many(queries) and pairs is None
-        video_list = list(videos) if many(videos) else [videos]
-        query_list = list(queries) if many(queries) else [queries]
-        seconds = [_seconds(one) for one in one_each("durations", durations, len(video_list))]
-        if pairs is None:
-            indices = _side_by_side(videos, queries)
-        else:
-            indices = [_inside(pair, len(video_list), len(query_list)) for pair in pairs]
-        items = [Pair(video_list[v], query_list[q], seconds[v]) for v, q in indices]
-        answers = ground_pairs(self._run, items, top_k, nms, batch_size)
+        video_list = listed("videos", videos, EncodedVideo, "encode_video")
+        query_list = listed("queries", queries, EncodedQuery, "encode_query")
+        seconds = one_each("durations", durations, len(video_list), as_seconds)
+        counts = len(video_list), len(query_list)
+        indices = _side_by_side(videos, queries) if pairs is None else _chosen(pairs, *counts)
+        items = [(video_list[v], query_list[q], seconds[v]) for v, q in indices]
+        answers = whole(self.ground_each(items, top_k, nms, batch_size))
         return answers[0] if one_answer else answers
+
+    def ground_each(
+        self, pairs: Sequence[Pair], top_k: int = 1, nms: float = DEFAULT_NMS, batch_size: int = BATCH_SIZE
+    ) -> list[Answer | ImgDeployError]:
+        """:meth:`ground` of (video, query, seconds) each; an error in the place of one without a finite result."""
+        for made in (one for video, query, _ in pairs for one in (video, query)):
+            if made.network != self._network:
+                name = f"video {made.vid!r}" if isinstance(made, EncodedVideo) else f"query {made.query!r}"
+                raise InputError(f"{name}: was encoded by another bundle's network; encode it again with this one")
+        size, most = at_least_one("batch_size", batch_size), at_least_one("top_k", top_k)
+        return list(ground_pairs(self._run, pairs, most, as_share("nms", nms), size))
 
 
 def _side_by_side(videos: Any, queries: Any) -> Indices:
@@ -242,13 +281,15 @@ def _side_by_side(videos: Any, queries: Any) -> Indices:
     return [(0, index) for index in range(len(queries) if many(queries) else 1)]
 
 
-def _inside(pair: tuple[int, int], videos: int, queries: int) -> tuple[int, int]:
-    if len(pair) != 2 or not (0 <= pair[0] < videos and 0 <= pair[1] < queries):
-        raise InputError(f"pairs: got {tuple(pair)}, expected indices of {videos} videos and {queries} queries")
-    return pair
-
-
-def _seconds(duration: float | None) -> float | None:
-    if duration is not None and not 0 < duration < float("inf"):
-        raise InputError(f"duration: got {duration} seconds, expected more than 0")
-    return duration
+def _chosen(pairs: Any, videos: int, queries: int) -> Indices:
+    pairs = pairs.tolist() if hasattr(pairs, "tolist") else pairs
+    found = []
+    for pair in pairs if many(pairs) else [pairs]:
+        numbers = [as_number("pairs", one) for one in pair] if many(pair) else []
+        match numbers:
+            case [int(video), int(query)] if 0 <= video < videos and 0 <= query < queries:
+                found.append((video, query))
+            case _:
+                expected = f"expected (video, query) indices of {videos} videos and {queries} queries"
+                raise InputError(f"pairs: got {pair!r:.40}, {expected}")
+    return found

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from img_deploy.errors import BackendError, BundleError, FeatureError, InputError, QueryError
 from img_deploy.features import open_folder
 from img_deploy.runtime.backends.choose import Choice
-from img_deploy.runtime.encoded import PreparedQuery
-from img_deploy.runtime.engine import Engine, load_bundle
+from img_deploy.runtime.encoded import Query
+from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.text.vocabulary import EncodedWords, Vocabulary
 
 TORCH_TOLERANCE = 3e-5
@@ -26,7 +26,7 @@ ROUNDING = 1e-5
 """Of one computation done twice: how CPU kernels split their sums among threads depends on the machine's load."""
 TOLERANCE = {"torch": TORCH_TOLERANCE, "onnxruntime": 1e-4}
 RUNS = ("tiny_glove", "tiny_vlm")
-ENGINES = (("torch", "tiny_glove"), ("torch", "tiny_vlm"), ("onnxruntime", "tiny_glove"))
+PREDICTORS = (("torch", "tiny_glove"), ("torch", "tiny_vlm"), ("onnxruntime", "tiny_glove"))
 
 
 @dataclasses.dataclass
@@ -62,15 +62,15 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def engines(bundles):
+def predictors(bundles):
     """The small bundles on the torch backend."""
     return {name: load_bundle(bundles[name], "torch", threads=1) for name in RUNS}
 
 
 @pytest.fixture(scope="module")
-def engine_of(engines, exported):
-    """Function: the engine of a backend and a small run."""
-    made = {("torch", name): engine for name, engine in engines.items()}
+def predictor_of(predictors, exported):
+    """Function: the predictor of a backend and a small run."""
+    made = {("torch", name): predictor for name, predictor in predictors.items()}
 
     def get(backend, name):
         if (backend, name) not in made:
@@ -85,23 +85,23 @@ def close(one, other):
     np.testing.assert_allclose(one, other, atol=ROUNDING, rtol=0)
 
 
-def recording(engine):
-    recorder = Recorder(engine.choice.backend)
-    return Engine(engine.bundle, engine.rules, Choice(recorder, "a test")), recorder
+def recording(predictor):
+    recorder = Recorder(predictor.choice.backend)
+    return Predictor(predictor.bundle, predictor.rules, Choice(recorder, "a test")), recorder
 
 
-def draw_video(engine, clips, sound, seed):
+def draw_video(predictor, clips, sound, seed):
     rng = np.random.default_rng(seed)
-    video = rng.standard_normal((clips, engine.rules.video.width), dtype=np.float32)
-    audio = rng.standard_normal((max(1, clips + seed % 5 - 2), engine.rules.audio.width), dtype=np.float32)
+    video = rng.standard_normal((clips, predictor.rules.video.width), dtype=np.float32)
+    audio = rng.standard_normal((max(1, clips + seed % 5 - 2), predictor.rules.audio.width), dtype=np.float32)
     return video, audio if sound else None
 
 
-def draw_query(engine, words, seed):
+def draw_query(predictor, words, seed):
     rng = np.random.default_rng(seed)
-    if engine.rules.text is not None:
-        return rng.standard_normal((words, engine.rules.text.width), dtype=np.float32)
-    return " ".join(rng.choice([*engine.vocabulary.words, "zebra", "b", "unheardofandlong"], words))
+    if predictor.rules.text is not None:
+        return rng.standard_normal((words, predictor.rules.text.width), dtype=np.float32)
+    return " ".join(rng.choice([*predictor.vocabulary.words, "zebra", "b", "unheardofandlong"], words))
 
 
 samples = st.lists(
@@ -109,20 +109,20 @@ samples = st.lists(
 )
 
 
-@pytest.mark.parametrize(("backend", "name"), ENGINES)
+@pytest.mark.parametrize(("backend", "name"), PREDICTORS)
 @given(drawn=samples, batch_size=st.integers(1, 4))
 @settings(max_examples=8, deadline=None)
-def test_company_changes_no_answer(engine_of, backend, name, drawn, batch_size):
+def test_neighbours_in_the_batch_change_no_answer(predictor_of, backend, name, drawn, batch_size):
     """A video's answer would depend on which other videos and queries are asked in the same call."""
-    engine, tolerance = engine_of(backend, name), TOLERANCE[backend]
-    videos = [draw_video(engine, clips, sound, seed) for clips, sound, _, seed in drawn]
-    texts = [draw_query(engine, words, seed) for _, _, words, seed in drawn]
-    together, recorded = recording(engine)
+    predictor, tolerance = predictor_of(backend, name), TOLERANCE[backend]
+    videos = [draw_video(predictor, clips, sound, seed) for clips, sound, _, seed in drawn]
+    texts = [draw_query(predictor, words, seed) for _, _, words, seed in drawn]
+    together, recorded = recording(predictor)
     encoded = together.encode_video([v for v, _ in videos], [a for _, a in videos], batch_size=batch_size)
     queries = together.encode_query(texts, batch_size=batch_size)
     answers = together.ground(encoded, queries, batch_size=batch_size)
     for (clips, audio), text, video, query, answer in zip(videos, texts, encoded, queries, answers, strict=True):
-        alone, recorded_alone = recording(engine)
+        alone, recorded_alone = recording(predictor)
         own_video, own_query = alone.encode_video(clips, audio), alone.encode_query(text)
         own = alone.ground(own_video, own_query)
         logits, expected = recorded.of(video, query), recorded_alone.of(own_video, own_query)
@@ -140,7 +140,7 @@ def same_span(span, expected_span, logits, tolerance):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_recorded_cases(checkpoints, golden, make_bundle, tmp_path, name):
-    """The engine would feed the network something else than what was recorded (order of inputs, head, noise)."""
+    """The predictor would feed the network something else than what was recorded (order of inputs, head, noise)."""
     cases = [load_file(path) for path in sorted((golden / name).glob("case_*.safetensors"))]
     assert cases
     for number, case in enumerate(cases):
@@ -148,11 +148,11 @@ def test_recorded_cases(checkpoints, golden, make_bundle, tmp_path, name):
         weights = checkpoints[name].weights
         (key,) = [key for key in weights if key.endswith("slot_attention.noise")]
         folder = make_bundle(tmp_path / str(number), checkpoints[name], weights | {key: noise})
-        engine, recorder = recording(load_bundle(folder, "torch", threads=1))
-        query = engine.encode_query(recorded_query(engine, case))
+        predictor, recorder = recording(load_bundle(folder, "torch", threads=1))
+        query = predictor.encode_query(recorded_query(predictor, case))
         for letters, audio in (("av", case["in.audio"][0].numpy()), ("v", None)):
-            video = engine.encode_video(case["in.video"][0].numpy(), audio)
-            answer = engine.ground(video, query)
+            video = predictor.encode_video(case["in.video"][0].numpy(), audio)
+            answer = predictor.ground(video, query)
             expected = np.stack([case[f"out.{end}_{letters}"][0].numpy() for end in ("start", "end")])
             np.testing.assert_allclose(recorder.of(video, query), expected, atol=TORCH_TOLERANCE, rtol=0)
             np.testing.assert_allclose(answer.saliency, case[f"out.saliency_{letters}"][0], atol=TORCH_TOLERANCE)
@@ -162,24 +162,26 @@ def test_recorded_cases(checkpoints, golden, make_bundle, tmp_path, name):
                 assert answer.importance == pytest.approx(float(case["out.importance"]), abs=TORCH_TOLERANCE)
 
 
-def recorded_query(engine, case):
+def recorded_query(predictor, case):
     if "in.text" in case:
         return case["in.text"][0].numpy()
     ids = case["in.word_ids"][0].numpy()
-    vectors = np.concatenate([np.zeros((2, 300), np.float32), engine.vocabulary.vectors])[ids]
-    return PreparedQuery("recorded", None, EncodedWords(vectors, ids == 1, case["in.char_ids"][0].numpy(), ()))
+    vectors = np.concatenate([np.zeros((2, 300), np.float32), predictor.vocabulary.vectors])[ids]
+    return Query("recorded", None, EncodedWords(vectors, ids == 1, case["in.char_ids"][0].numpy(), ()))
 
 
-def test_folder_and_arrays_agree(engines, features):
+def test_folder_and_arrays_agree(predictors, features):
     """Features given as arrays would be down-sampled or aligned otherwise than the same features in a folder."""
-    engine = engines["tiny_glove"]
-    folder = open_folder(features.folder, engine.rules.video, engine.rules.audio, max_clips=engine.rules.max_clips)
+    predictor = predictors["tiny_glove"]
+    folder = open_folder(
+        features.folder, predictor.rules.video, predictor.rules.audio, max_clips=predictor.rules.max_clips
+    )
     for vid in folder.videos():
         loaded = folder.load(vid)
         sound = features.folder / "audio" / f"{vid}.npy"
         video = np.load(features.folder / "video" / f"{vid}.npy")
-        by_array = engine.encode_video(video, np.load(sound) if sound.exists() else None)
-        by_folder = engine.encode_video(loaded.video, loaded.audio)
+        by_array = predictor.encode_video(video, np.load(sound) if sound.exists() else None)
+        by_folder = predictor.encode_video(loaded.video, loaded.audio)
         close(by_array.visual_clips, by_folder.visual_clips)
         assert by_array.source_clips == len(video)
         assert (by_array.audio_clips is None) == (by_folder.audio_clips is None) == (not sound.exists())
@@ -187,36 +189,36 @@ def test_folder_and_arrays_agree(engines, features):
             close(by_array.audio_clips, by_folder.audio_clips)
 
 
-def test_lists_and_broadcasting(engines):
+def test_lists_and_broadcasting(predictors):
     """A caller would get another answer than the pair it asked about, or another order."""
-    engine = engines["tiny_glove"]
-    drawn = [draw_video(engine, clips, sound, clips) for clips, sound in ((9, True), (4, False), (13, True))]
-    videos = engine.encode_video([v for v, _ in drawn], [a for _, a in drawn], vid=["x", "y", "z"])
-    queries = engine.encode_query(["w001 w002", "w003", "w004 w005 w006"], qid=[7, 8, 9])
-    one_by_one = engine.ground(videos, queries, durations=[10.0, None, 30.0])
+    predictor = predictors["tiny_glove"]
+    drawn = [draw_video(predictor, clips, sound, clips) for clips, sound in ((9, True), (4, False), (13, True))]
+    videos = predictor.encode_video([v for v, _ in drawn], [a for _, a in drawn], vid=["x", "y", "z"])
+    queries = predictor.encode_query(["w001 w002", "w003", "w004 w005 w006"], qid=[7, 8, 9])
+    one_by_one = predictor.ground(videos, queries, durations=[10.0, None, 30.0])
     assert [(a.vid, a.qid) for a in one_by_one] == [("x", 7), ("y", 8), ("z", 9)]
     assert [a.duration for a in one_by_one] == [10.0, None, 30.0]
     assert one_by_one[1].best.window is None
     assert one_by_one[2].best.window == pytest.approx([30.0 * f for f in one_by_one[2].best.fraction])
-    assert [(a.vid, a.qid) for a in engine.ground(videos, queries[0])] == [("x", 7), ("y", 7), ("z", 7)]
-    assert [(a.vid, a.qid) for a in engine.ground(videos[1], queries)] == [("y", 7), ("y", 8), ("y", 9)]
+    assert [(a.vid, a.qid) for a in predictor.ground(videos, queries[0])] == [("x", 7), ("y", 7), ("z", 7)]
+    assert [(a.vid, a.qid) for a in predictor.ground(videos[1], queries)] == [("y", 7), ("y", 8), ("y", 9)]
     pairs = [(2, 0), (1, 2), (2, 0), (0, 1)]
-    chosen = engine.ground(videos, queries, pairs=pairs)
+    chosen = predictor.ground(videos, queries, pairs=pairs)
     assert [(a.vid, a.qid) for a in chosen] == [("z", 7), ("y", 9), ("z", 7), ("x", 8)]
-    single = engine.ground(videos[2], queries[0], durations=30.0)
+    single = predictor.ground(videos[2], queries[0], durations=30.0)
     assert (single.vid, single.qid, single.query) == ("z", 7, "w001 w002")
     assert chosen[0].best.span == single.best.span
-    assert engine.ground([], queries[0]) == []
-    assert engine.encode_video([]) == engine.encode_query([]) == []
+    assert predictor.ground([], queries[0]) == []
+    assert predictor.encode_video([]) == predictor.encode_query([]) == []
 
 
-def test_top_k(engines):
+def test_top_k(predictors):
     """``top_k`` would change the best moment, or give moments that overlap more than asked."""
-    engine = engines["tiny_glove"]
-    video = engine.encode_video(*draw_video(engine, 16, True, 1))
-    query = engine.encode_query("w001 w002")
-    best = engine.ground(video, query)
-    several = engine.ground(video, query, top_k=3, nms=0.0)
+    predictor = predictors["tiny_glove"]
+    video = predictor.encode_video(*draw_video(predictor, 16, True, 1))
+    query = predictor.encode_query("w001 w002")
+    best = predictor.ground(video, query)
+    several = predictor.ground(video, query, top_k=3, nms=0.0)
     assert len(best.moments) == 1
     assert several.moments[0] == best.moments[0]
     spans = sorted(moment.span for moment in several.moments)
@@ -224,37 +226,37 @@ def test_top_k(engines):
     assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
 
 
-def test_unknown_words_are_recorded(engines):
+def test_unknown_words_are_recorded(predictors):
     """A query of words that the network never saw would be answered as if it were understood."""
-    engine = engines["tiny_glove"]
-    some, none, all_known = engine.encode_query(["w001 zebra", "zebra unicorn zebra", "w001"])
+    predictor = predictors["tiny_glove"]
+    some, none, all_known = predictor.encode_query(["w001 zebra", "zebra unicorn zebra", "w001"])
     assert (some.unknown, some.all_unknown) == (("zebra",), False)
     assert (none.unknown, none.all_unknown) == (("zebra", "unicorn"), True)
     assert (all_known.unknown, all_known.all_unknown) == ((), False)
 
 
-def test_wider_vocabulary(engines):
+def test_wider_vocabulary(predictors):
     """A GloVe file would not make its words known, or would change the answers of known words."""
-    engine = engines["tiny_glove"]
-    old = engine.vocabulary
+    predictor = predictors["tiny_glove"]
+    old = predictor.vocabulary
     rows = np.concatenate([old.vectors, np.ones((1, 300), np.float32)])
-    wide = engine.with_vocabulary(Vocabulary([*old.words, "zebra"], rows, old.chars))
+    wide = predictor.with_vocabulary(Vocabulary([*old.words, "zebra"], rows, old.chars))
     assert wide.encode_query("zebra w001").unknown == ()
-    assert engine.encode_query("zebra w001").unknown == ("zebra",)
-    close(wide.encode_query("w001").visual_words, engine.encode_query("w001").visual_words)
+    assert predictor.encode_query("zebra w001").unknown == ("zebra",)
+    close(wide.encode_query("w001").visual_words, predictor.encode_query("w001").visual_words)
 
 
 @given(drawn=samples)
 @settings(max_examples=8, deadline=None)
-def test_backends_agree(engine_of, drawn):
+def test_backends_agree(predictor_of, drawn):
     """The exported graphs would answer otherwise than the network they were made from."""
-    engines = [engine_of(backend, "tiny_glove") for backend in ("torch", "onnxruntime")]
+    predictors = [predictor_of(backend, "tiny_glove") for backend in ("torch", "onnxruntime")]
     answers, logits = [], []
-    for engine in engines:
-        recorded, recorder = recording(engine)
-        videos = [draw_video(engine, clips, sound, seed) for clips, sound, _, seed in drawn]
+    for predictor in predictors:
+        recorded, recorder = recording(predictor)
+        videos = [draw_video(predictor, clips, sound, seed) for clips, sound, _, seed in drawn]
         encoded = recorded.encode_video([v for v, _ in videos], [a for _, a in videos])
-        queries = recorded.encode_query([draw_query(engine, words, seed) for _, _, words, seed in drawn])
+        queries = recorded.encode_query([draw_query(predictor, words, seed) for _, _, words, seed in drawn])
         answers.append(recorded.ground(encoded, queries))
         logits.append([recorder.of(video, query) for video, query in zip(encoded, queries, strict=True)])
     for mine, other, my_logits, other_logits in zip(*answers, *logits, strict=True):
@@ -264,17 +266,18 @@ def test_backends_agree(engine_of, drawn):
         same_span(mine.best.span, other.best.span, other_logits, 1e-4)
 
 
-@pytest.mark.parametrize(("backend", "name"), ENGINES)
-def test_threads_give_the_same_answers(engine_of, backend, name):
+@pytest.mark.parametrize(("backend", "name"), PREDICTORS)
+def test_threads_give_the_same_answers(predictor_of, backend, name):
     """A product that serves from several threads would mix up their answers."""
-    engine = engine_of(backend, name)
+    predictor = predictor_of(backend, name)
     tasks = [
-        (draw_video(engine, 3 + seed, seed % 3 > 0, seed), draw_query(engine, 2 + seed, seed)) for seed in range(6)
+        (draw_video(predictor, 3 + seed, seed % 3 > 0, seed), draw_query(predictor, 2 + seed, seed))
+        for seed in range(6)
     ]
 
     def answer(task):
         (video, audio), text = task
-        return engine.ground(engine.encode_video(video, audio), engine.encode_query(text), top_k=2)
+        return predictor.ground(predictor.encode_video(video, audio), predictor.encode_query(text), top_k=2)
 
     expected = [answer(task) for task in tasks]
     with ThreadPoolExecutor(4) as pool:
@@ -312,26 +315,26 @@ GOOD = np.zeros((5, 24), np.float32)
         (GOOD, np.zeros(20), "audio features: got shape (20,)"),
     ],
 )
-def test_bad_features(engines, video, audio, told):
+def test_bad_features(predictors, video, audio, told):
     """Broken features would give a wrong answer, or a traceback from deep inside."""
     with pytest.raises(FeatureError) as refused:
-        engines["tiny_glove"].encode_video(video, audio)
+        predictors["tiny_glove"].encode_video(video, audio)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_odd_but_good_features(engines):
+def test_odd_but_good_features(predictors):
     """A video of one clip, a very long one, other float types or ActivityNet's shape would be refused."""
-    engine = engines["tiny_glove"]
-    query = engine.encode_query("w001")
+    predictor = predictors["tiny_glove"]
+    query = predictor.encode_query("w001")
     rng = np.random.default_rng(0)
-    one = engine.ground(engine.encode_video(rng.standard_normal((1, 24)), rng.standard_normal((9, 20))), query)
+    one = predictor.ground(predictor.encode_video(rng.standard_normal((1, 24)), rng.standard_normal((9, 20))), query)
     assert (one.clips, one.best.span, one.head) == (1, (0, 0), "fused")
-    long = engine.encode_video(rng.standard_normal((100_000, 24), dtype=np.float32), rng.standard_normal((1, 20)))
+    long = predictor.encode_video(rng.standard_normal((100_000, 24), dtype=np.float32), rng.standard_normal((1, 20)))
     assert (long.clips, long.source_clips) == (16, 100_000)
     video = rng.standard_normal((6, 24)).astype(np.float16)
-    shaped = engine.encode_video(video.reshape(6, 1, 1, 24)).visual_clips
-    close(shaped, engine.encode_video(video.astype(np.float64)).visual_clips)
+    shaped = predictor.encode_video(video.reshape(6, 1, 1, 24)).visual_clips
+    close(shaped, predictor.encode_video(video.astype(np.float64)).visual_clips)
 
 
 @pytest.mark.parametrize(
@@ -348,35 +351,146 @@ def test_odd_but_good_features(engines):
         ("tiny_vlm", np.full((3, 18), np.inf), FeatureError, "got Inf"),
     ],
 )
-def test_bad_queries(engines, name, text, error, told):
+def test_bad_queries(predictors, name, text, error, told):
     """A query that means nothing to the network would be answered."""
     with pytest.raises(error) as refused:
-        engines[name].encode_query(text)
+        predictors[name].encode_query(text)
     assert told in str(refused.value)
 
 
-def test_bad_arguments(engines):
+def test_bad_arguments(predictors):
     """Lists that do not fit each other would be paired silently; options out of range would reach the decoder."""
-    engine = engines["tiny_glove"]
-    videos, queries = engine.encode_video([GOOD, GOOD]), engine.encode_query(["w001", "w002", "w003"])
+    predictor = predictors["tiny_glove"]
+    videos, queries = predictor.encode_video([GOOD, GOOD]), predictor.encode_query(["w001", "w002", "w003"])
     for call, told in [
-        (lambda: engine.ground(videos, queries), "got 2 videos and 3 queries"),
-        (lambda: engine.ground(videos, queries, pairs=[(0, 3)]), "got (0, 3)"),
-        (lambda: engine.ground(videos, queries, pairs=[(-1, 0)]), "got (-1, 0)"),
-        (lambda: engine.ground(videos, queries[0], durations=[1.0]), "durations: got 1, expected 2"),
-        (lambda: engine.ground(videos, queries[0], durations=[1.0, 0.0]), "got 0.0 seconds"),
-        (lambda: engine.ground(videos[0], queries[0], durations=-2.0), "got -2.0 seconds"),
-        (lambda: engine.ground(videos[0], queries[0], durations=float("nan")), "got nan seconds"),
-        (lambda: engine.ground(videos[0], queries[0], top_k=0), "top-k: got 0"),
-        (lambda: engine.ground(videos[0], queries[0], nms=1.5), "nms: got 1.5"),
-        (lambda: engine.ground(videos[0], queries[0], batch_size=0), "batch size: got 0"),
-        (lambda: engine.encode_video([GOOD, GOOD], [None]), "audio: got 1, expected 2"),
-        (lambda: engine.encode_video([GOOD], GOOD), "got one array for a list of videos"),
-        (lambda: engine.encode_query(["a", "b"], qid=[1]), "qid: got 1, expected 2"),
+        (lambda: predictor.ground(videos, queries), "got 2 videos and 3 queries"),
+        (lambda: predictor.ground(videos, queries, pairs=[(0, 3)]), "got (0, 3)"),
+        (lambda: predictor.ground(videos, queries, pairs=[(-1, 0)]), "got (-1, 0)"),
+        (lambda: predictor.ground(videos, queries[0], durations=[1.0]), "durations: got 1, expected 2"),
+        (lambda: predictor.ground(videos, queries[0], durations=[1.0, 0.0]), "got 0.0 seconds"),
+        (lambda: predictor.ground(videos[0], queries[0], durations=-2.0), "got -2.0 seconds"),
+        (lambda: predictor.ground(videos[0], queries[0], durations=float("nan")), "got nan seconds"),
+        (lambda: predictor.ground(videos[0], queries[0], top_k=0), "top_k: got 0"),
+        (lambda: predictor.ground(videos[0], queries[0], nms=1.5), "nms: got 1.5"),
+        (lambda: predictor.ground(videos[0], queries[0], batch_size=0), "batch_size: got 0"),
+        (lambda: predictor.encode_video([GOOD, GOOD], [None]), "audio: got 1, expected 2"),
+        (lambda: predictor.encode_video([GOOD], GOOD), "got one array for a list of videos"),
+        (lambda: predictor.encode_query(["a", "b"], qid=[1]), "qid: got 1, expected 2"),
     ]:
         with pytest.raises(InputError) as refused:
             call()
         assert told in str(refused.value)
+
+
+class Thing:
+    """Not a number, not a text."""
+
+    def __repr__(self):
+        return "<thing>"
+
+
+def test_arguments_of_other_libraries(predictors):
+    """A product that keeps its ids and durations in arrays or tensors would get a traceback, or numbers of NumPy."""
+    predictor = predictors["tiny_glove"]
+    clips = [GOOD, GOOD + 1, GOOD - 1]
+    made = predictor.encode_video(clips, vid=np.array(["x", "y", "z"]))
+    asked = [
+        predictor.encode_query(["w001", "w002", "w003"], qid=qids)
+        for qids in (np.array([7, 8, 9]), torch.tensor([7, 8, 9]), (np.int32(7), torch.tensor(8), 9))
+    ]
+    for queries, durations in zip(
+        asked, (np.array([1, 2, 3]), torch.tensor([1.0, 2.0, 3.0]), (np.float32(1), 2, torch.tensor(3.0))), strict=True
+    ):
+        for pairs in (None, np.array([[0, 0], [1, 1], [2, 2]]), torch.tensor([[0, 0], [1, 1], [2, 2]])):
+            answers = predictor.ground(made, queries, np.int64(2), np.float32(0.5), durations, pairs=pairs)
+            assert [(a.vid, a.qid, a.duration) for a in answers] == [("x", 7, 1.0), ("y", 8, 2.0), ("z", 9, 3.0)]
+            for answer in answers:
+                moment = answer.best
+                numbers = [answer.qid, answer.duration, answer.clips, moment.score, *moment.span, *moment.window]
+                assert {type(number) for number in numbers} <= {int, float}
+                assert type(answer.vid) is str
+                json.dumps(dataclasses.asdict(moment))
+
+
+# ruff: noqa: ARG005 - every call takes the same three
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda p, v, q: p.ground(q, v), "videos: got a EncodedQuery, expected what encode_video gives"),
+        (lambda p, v, q: p.ground(v, v), "queries: got a EncodedVideo, expected what encode_query gives"),
+        (lambda p, v, q: p.ground([v, GOOD], q), "videos: got a ndarray"),
+        (lambda p, v, q: p.ground(v, "w001"), "queries: got a str"),
+        (lambda p, v, q: p.ground(None, q), "videos: got a NoneType"),
+        (lambda p, v, q: p.ground(v, q, durations="30"), "durations: got '30' (str), expected seconds"),
+        (lambda p, v, q: p.ground(v, q, durations=True), "durations: got True"),
+        (lambda p, v, q: p.ground([v, v], q, durations=[1.0, Thing()]), "durations: got <thing> (Thing)"),
+        (lambda p, v, q: p.ground([v, v], q, durations=np.ones(3)), "durations: got 3, expected 2"),
+        (lambda p, v, q: p.ground(v, q, top_k=1.5), "top_k: got 1.5 (float), expected a whole number"),
+        (lambda p, v, q: p.ground(v, q, top_k=None), "top_k: got None"),
+        (lambda p, v, q: p.ground(v, q, nms=float("nan")), "nms: got nan"),
+        (lambda p, v, q: p.ground(v, q, nms="x"), "nms: got 'x'"),
+        (lambda p, v, q: p.ground(v, q, batch_size=2.0), "batch_size: got 2.0"),
+        (lambda p, v, q: p.ground(v, q, pairs=[(0, 0.5)]), "pairs: got 0.5"),
+        (lambda p, v, q: p.ground(v, q, pairs=[(0,)]), "pairs: got (0,)"),
+        (lambda p, v, q: p.ground(v, q, pairs=[3]), "pairs: got 3"),
+        (lambda p, v, q: p.ground(v, q, pairs=5), "pairs: got 5"),
+        (lambda p, v, q: p.encode_video(GOOD, vid=7), "vid: got 7 (int), expected text"),
+        (lambda p, v, q: p.encode_video([GOOD, GOOD], vid=["a"]), "vid: got 1, expected 2"),
+        (lambda p, v, q: p.encode_video([GOOD], vid=np.array([1])), "vid: got 1 (int)"),
+        (lambda p, v, q: p.encode_query("w001", qid="7"), "qid: got '7' (str), expected a whole number"),
+        (lambda p, v, q: p.encode_query("w001", qid=7.5), "qid: got 7.5"),
+        (lambda p, v, q: p.encode_query("w001", batch_size=None), "batch_size: got None"),
+    ],
+)
+def test_wrong_arguments_are_named(predictors, call, told):
+    """A swapped or mistyped argument would end in a traceback from deep inside, or in another question's answer."""
+    predictor = predictors["tiny_glove"]
+    with pytest.raises(InputError) as refused:
+        call(predictor, predictor.encode_video(GOOD), predictor.encode_query("w001"))
+    assert told in str(refused.value)
+
+
+def test_encodings_of_another_network_are_refused(predictors, checkpoints, make_bundle, tmp_path):
+    """All published networks have D = 128: the encodings of one would be answered by another, wrongly."""
+    predictor = predictors["tiny_glove"]
+    weights = {name: tensor + 0.01 for name, tensor in checkpoints["tiny_glove"].weights.items()}
+    other = load_bundle(make_bundle(tmp_path / "other", checkpoints["tiny_glove"], weights), "torch", threads=1)
+    video, query = predictor.encode_video(GOOD, vid="x"), predictor.encode_query("w001")
+    for arguments, told in (
+        ((video, other.encode_query("w001")), "video 'x'"),
+        ((other.encode_video(GOOD), query), "query 'w001'"),
+    ):
+        with pytest.raises(InputError, match=f"{told}: was encoded by another bundle's network; encode it again"):
+            other.ground(*arguments)
+    copy = load_bundle(make_bundle(tmp_path / "copy", checkpoints["tiny_glove"]), "torch", threads=1)
+    assert copy.ground(video, query).best.span == predictor.ground(video, query).best.span
+
+
+@pytest.mark.parametrize("output", ["start_logits", "end_logits", "importance", "saliency", "saliency_audio"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pair_without_a_number_is_named(predictors, output, value):
+    """One pair of an fp16 network that overflows would stop a run of thousands, or be given as an answer."""
+    predictor = predictors["tiny_glove"]
+    run = predictor.choice.backend.run
+
+    class Overflowing(Recorder):
+        def run(self, graph, feeds):
+            out = run(graph, feeds)
+            if output in out:
+                out[output][1] = value
+            return out
+
+    broken = Predictor(predictor.bundle, predictor.rules, Choice(Overflowing(predictor.choice.backend), "a test"))
+    sound = np.ones((5, 20), np.float32)
+    videos = broken.encode_video([GOOD, GOOD + 1, GOOD + 2], [sound] * 3, vid=["a", "b", "c"])
+    query = broken.encode_query("w001")
+    good, bad, also_good = broken.ground_each([(video, query, None) for video in videos])
+    assert (good.vid, also_good.vid) == ("a", "c")
+    assert "b, query 'w001': got features too large for the network" in str(bad)
+    with pytest.raises(FeatureError, match="b, query 'w001'"):
+        broken.ground(videos, query)
 
 
 def change_manifest(folder, **changes):
@@ -427,8 +541,8 @@ def test_weights_that_do_not_fit(checkpoints, make_bundle, tmp_path):
 
 
 def test_closed_engine(bundles):
-    """A closed engine would answer from memory that it gave back."""
-    engine = load_bundle(bundles["tiny_vlm"], "torch")
-    engine.close()
+    """A closed predictor would answer from memory that it gave back."""
+    predictor = load_bundle(bundles["tiny_vlm"], "torch")
+    predictor.close()
     with pytest.raises(BackendError, match="was closed"):
-        engine.encode_video(GOOD)
+        predictor.encode_video(GOOD)
