@@ -1,10 +1,12 @@
 """Training runs of a few steps: what they write, and that they are repeatable, resumable and stop when they must."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ import torch
 
 from img_deploy.errors import CheckpointError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.training.checkpoint_callback import CheckpointCallback, is_evaluated
 from img_deploy.training.datasets import prepare
-from img_deploy.training.lit_module import NonFiniteLoss
-from img_deploy.training.train import train
+from img_deploy.training.lit_module import GroundingModule, NonFiniteLoss, loss_config
+from img_deploy.training.loader import StepBatches
+from img_deploy.training.run_folder import RunFolder
+from img_deploy.training.train import new_network, train
 
 
 class Interrupted(Exception):
@@ -29,6 +34,13 @@ def stop_at(step):
     return listener
 
 
+def first_step(config):
+    """The module of a run and its first batch."""
+    datasets = prepare(config)
+    batches = StepBatches(datasets.data, datasets.train, config.batch_size, config.seed)
+    return GroundingModule(new_network(config, datasets.data), config, 100, batches.epoch_steps), batches[0]
+
+
 def weights(folder, name="best.pt"):
     return Checkpoint.load(folder / name).weights
 
@@ -39,34 +51,40 @@ def assert_same_weights(one, other):
         assert torch.equal(tensor, other[name]), name
 
 
+@pytest.fixture
+def six_steps(tiny_config):
+    """Settings of two epochs, evaluated after steps 2, 3, 5 and 6."""
+    return tiny_config(evaluations=2, save_every=4)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """Function: a finished run of some settings, made once."""
-    made = {}
+def whole_runs():
+    return {}
 
-    def make(config):
-        if config not in made:
-            made[config] = tmp_path_factory.mktemp("whole") / "run"
-            train(config, made[config])
-        return made[config]
 
-    return make
+@pytest.fixture
+def whole(six_steps, whole_runs, tmp_path_factory):
+    """The finished run of these settings, made once. Copy it to change it."""
+    if six_steps not in whole_runs:
+        whole_runs[six_steps] = tmp_path_factory.mktemp("whole") / "run"
+        train(six_steps, whole_runs[six_steps])
+    return whole_runs[six_steps]
 
 
 def test_the_loss_of_the_first_steps(tiny_config, tmp_path):
     """A change of the network, the objective, the data or the optimiser shows as other losses."""
     losses = []
-    train(tiny_config(dropout=0.0), tmp_path / "run", listener=lambda progress: losses.append(progress.loss))
+    config = tiny_config(dropout=0.0)
+    train(config, tmp_path / "run", listener=lambda progress: losses.append(progress.loss))
     np.testing.assert_allclose(losses, [54.7503, 37.8238, 39.5772, 38.8241, 31.1977, 28.8925], rtol=2e-3)
 
 
-def test_a_run_leaves_what_it_promises(tiny_config, uninterrupted):
+def test_a_run_leaves_what_it_promises(six_steps, whole):
     """Settings, checkpoints, logs and card are what a user comes back to."""
-    config = tiny_config(epochs=4)
-    run = uninterrupted(config)
+    config, run = six_steps, whole
     names = {path.name for path in run.iterdir()}
     assert {"best.pt", "config.yaml", "resume.ckpt", "logs", "card.json", "card.md"} <= names
-    assert sorted(name for name in names if name.startswith("last-")) == [f"last-{step:07d}.pt" for step in (6, 9, 12)]
+    assert sorted(name for name in names if name.startswith("last-")) == [f"last-{step:07d}.pt" for step in (3, 5, 6)]
     checkpoint = Checkpoint.load(run / "best.pt")
     card = json.loads((run / "card.json").read_text())
     assert checkpoint.metrics["fused/R1@0.7"] == max(row["fused/R1@0.7"] for row in card["history"])
@@ -82,7 +100,7 @@ def test_logs_hold_every_loss_the_importance_and_the_scores(tiny_config, tmp_pat
     """A run whose log lacks a term cannot be judged afterwards."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(tiny_config(log_every=2, epochs=1), tmp_path / "run")
+    train(tiny_config(log_every=1, steps=1), tmp_path / "run")
     log = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
     scalars, histograms = set(log.Tags()["scalars"]), set(log.Tags()["histograms"])
     terms = {"total", "location_fused", "location_visual", "location_audio", "saliency_fused", "saliency_visual"}
@@ -92,41 +110,37 @@ def test_logs_hold_every_loss_the_importance_and_the_scores(tiny_config, tmp_pat
     assert {"importance/predicted", "importance/label", "evaluation/importance"} <= histograms
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_config, uninterrupted, tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(six_steps, tiny_config, whole, tmp_path):
     """A result that cannot be had again cannot be checked."""
     again = tmp_path / "again"
-    train(tiny_config(epochs=4), again)
-    first = weights(uninterrupted(tiny_config(epochs=4)))
-    assert_same_weights(weights(again), first)
-    train(tiny_config(epochs=4, seed=1), tmp_path / "other")
-    assert not torch.equal(weights(tmp_path / "other")["saliency.weight"], first["saliency.weight"])
+    train(six_steps, again)
+    assert_same_weights(weights(again), weights(whole))
+    train(tiny_config(steps=1, seed=1), tmp_path / "other")
+    assert not torch.equal(weights(tmp_path / "other")["saliency.weight"], weights(whole)["saliency.weight"])
 
 
-@pytest.mark.parametrize("step", [1, 5, 9])
-def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(tiny_config, uninterrupted, tmp_path, step):
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(six_steps, whole, tmp_path, step):
     """Dropout, slot noise, order of the queries, learning rate, optimiser, best score so far: all must come back.
 
-    Step 9 ends an epoch and is evaluated; between states, steps are done again.
+    Step 3 ends an epoch and is evaluated; step 1 left no state, so it is done again.
     """
-    config = tiny_config(epochs=4, save_every=4)
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(config, run, listener=stop_at(step))
-    train(config, run, resume=True)
-    whole = uninterrupted(config)
-    for name in ("best.pt", "last-0000012.pt"):
+        train(six_steps, run, listener=stop_at(step))
+    train(six_steps, run, resume=True)
+    for name in ("best.pt", "last-0000006.pt"):
         assert_same_weights(weights(run, name), weights(whole, name))
     cards = [json.loads((folder / "card.json").read_text()) for folder in (run, whole)]
     assert cards[0]["history"] == cards[1]["history"]
     assert cards[0]["test"] == cards[1]["test"]
 
 
-def test_a_killed_process_goes_on_to_the_same_weights(tiny_config, uninterrupted, tmp_path):
+def test_a_killed_process_goes_on_to_the_same_weights(six_steps, whole, tmp_path):
     """kill -9 leaves no time to save anything."""
-    config = tiny_config(epochs=4, save_every=4)
     run = tmp_path / "run"
     file = tmp_path / "settings.yaml"
-    config.save(file)
+    six_steps.save(file)
     command = [sys.executable, "-m", "img_deploy.cli.main", "train", "--config", str(file), "--out", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -134,21 +148,21 @@ def test_a_killed_process_goes_on_to_the_same_weights(tiny_config, uninterrupted
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    train(config, run, resume=True)
-    assert_same_weights(weights(run), weights(uninterrupted(config)))
+    train(six_steps, run, resume=True)
+    assert_same_weights(weights(run), weights(whole))
 
 
 def test_two_processes_train_one_run(tiny_config, tmp_path):
     """On several devices each process begins the run: the second must not find it taken, nor write its files."""
     file, run = tmp_path / "settings.yaml", tmp_path / "run"
-    tiny_config(devices=2, strategy="ddp").save(file)
+    tiny_config(devices=2, strategy="ddp", steps=3).save(file)
     command = [sys.executable, "-m", "img_deploy.cli.main", "train", "--config", str(file), "--out", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("scores on the test split") == 1
     assert done.stderr.count("queries on 2 videos without sound are left out") == 1
     card = json.loads((run / "card.json").read_text())
-    assert [row["step"] for row in card["history"]] == [3, 6]
+    assert [row["step"] for row in card["history"]] == [3]
     assert Checkpoint.load(run / "best.pt").provenance["config"]["devices"] == 2
 
 
@@ -156,9 +170,9 @@ def test_two_processes_train_one_run(tiny_config, tmp_path):
 def test_mixed_precision_trains_and_keeps_float32_weights(tiny_config, tmp_path, precision):
     """A checkpoint in half precision would be exported as such, and its masks would overflow."""
     losses = []
-    config = tiny_config(precision=precision)
+    config = tiny_config(precision=precision, steps=3)
     result = train(config, tmp_path / "run", listener=lambda progress: losses.append(progress.loss))
-    assert len(losses) == 6
+    assert len(losses) == 3
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     assert {tensor.dtype for tensor in weights(result.run).values()} == {torch.float32}
@@ -176,32 +190,28 @@ def test_reading_of_the_glove_file_is_told(tiny_config, tmp_path, monkeypatch):
     assert len(again) == 1  # kept from the first time
 
 
-def test_a_finished_run_is_resumed_without_harm(tiny_config, uninterrupted):
+def test_a_finished_run_is_resumed_without_harm(six_steps, whole):
     """--resume in a script that is run twice must not train on, nor lose the card."""
-    run = uninterrupted(tiny_config(epochs=4))
+    run = whole
     before = weights(run)
     history = json.loads((run / "card.json").read_text())["history"]
-    train(tiny_config(epochs=4), run, resume=True)
+    train(six_steps, run, resume=True)
     assert_same_weights(weights(run), before)
     assert json.loads((run / "card.json").read_text())["history"] == history
 
 
-def test_a_damaged_state_is_one_clear_error(tiny_config, uninterrupted, tmp_path):
+def test_a_damaged_state_is_one_clear_error(six_steps, whole, tmp_path):
     """A state cut short by a full disk must not be a traceback of torch."""
-    import shutil
-
     run = tmp_path / "run"
-    shutil.copytree(uninterrupted(tiny_config(epochs=4)), run)
+    shutil.copytree(whole, run)
     state = run / "resume.ckpt"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"resume\.ckpt: cannot be read"):
-        train(tiny_config(epochs=4), run, resume=True)
+        train(six_steps, run, resume=True)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_config, tmp_path, narrow_data):
     """Training on after a NaN wastes days; without names nobody finds the video."""
-    import shutil
-
     broken = tmp_path / "data"
     shutil.copytree(narrow_data, broken)
     vid = prepare(tiny_config()).train.vids[0]
@@ -214,10 +224,10 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_config, tmp_pat
     assert blamed.count("(") == blamed.count(f"({vid})") > 0
 
 
-def test_an_existing_run_is_not_overwritten(tiny_config, uninterrupted):
+def test_an_existing_run_is_not_overwritten(six_steps, whole):
     """Ten days of training under the same name."""
     with pytest.raises(ConfigError, match="holds a training run; continue it with --resume"):
-        train(tiny_config(), uninterrupted(tiny_config(epochs=4)))
+        train(six_steps, whole)
 
 
 def test_validation_videos_are_not_trained_on(tiny_config):
@@ -230,27 +240,49 @@ def test_validation_videos_are_not_trained_on(tiny_config):
 
 def test_the_published_protocol_selects_on_the_test_set_and_says_so(tiny_config, tmp_path):
     """The two protocols differ by points: a number without its protocol is worth nothing."""
-    result = train(tiny_config(select_on="test", epochs=1), tmp_path / "run")
+    result = train(tiny_config(select_on="test", steps=1), tmp_path / "run")
     assert "published protocol" in result.card["protocol"]
     assert "selected on the test set" in (result.run / "card.md").read_text()
     scores = result.test.scores[0].metrics["R1@0.7"].value
     assert scores == pytest.approx(result.card["selection"]["fused/R1@0.7"])
 
 
-@pytest.mark.parametrize("name", ["use_importance", "use_local", "use_event", "use_global", "use_distillation"])
-def test_ablations_train(tiny_config, tmp_path, name):
+@pytest.mark.parametrize("name", ["use_importance", "use_local", "use_event", "use_global"])
+def test_ablations_train(tiny_config, name):
     """A switch that only the configuration knows would publish the wrong table."""
-    result = train(tiny_config(steps=2, **{name: False}), tmp_path / "run")
-    checkpoint = Checkpoint.load(result.best)
-    if name != "use_distillation":
-        assert getattr(checkpoint.config, name) is False
-    assert checkpoint.provenance["config"][name] is False
+    config = tiny_config(**{name: False})
+    module, batch = first_step(config)
+    assert getattr(module.network.config, name) is False
+    module.training_step(batch, 0).backward()
+    other, _ = first_step(tiny_config())
+    assert not torch.equal(other.training_step(batch, 0), module.training_step(batch, 0))
+
+
+def test_devices_draw_their_own_random_numbers(tiny_config):
+    """Two devices with the same dropout and slot noise would train on less than a run of one."""
+    module, batch = first_step(tiny_config())
+    losses = []
+    for rank in (0, 1, 0):
+        module._trainer = SimpleNamespace(global_rank=rank, global_step=0)
+        losses.append(module.training_step(batch, 0).item())
+    assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_device_writes(tiny_config, tmp_path, first):
+    """Two devices that write best.pt at once leave a file of both."""
+    module, _ = first_step(tiny_config())
+    datasets = prepare(tiny_config())
+    run = RunFolder(tmp_path)
+    callback = CheckpointCallback(run, tiny_config(), datasets.data, datasets.validation, {})
+    module._trainer = SimpleNamespace(global_rank=int(not first), global_step=1, logger=None, is_global_zero=first)
+    scores = callback._evaluate(module._trainer, module, 1)
+    assert callback.history == [{"step": 1, **scores}]
+    assert {path.name for path in tmp_path.iterdir()} == ({"best.pt", "last-0000001.pt"} if first else set())
 
 
 def test_without_distillation_its_terms_have_no_weight(tiny_config):
     """The ablation table of the paper needs the very objective without the term."""
-    from img_deploy.training.lit_module import loss_config
-
     assert loss_config(tiny_config(use_distillation=False)).distill_weight == 0
     assert loss_config(tiny_config(use_importance=False)).importance_weight == 0
     assert loss_config(tiny_config()).distill_weight == 10
@@ -258,8 +290,6 @@ def test_without_distillation_its_terms_have_no_weight(tiny_config):
 
 def test_a_set_without_any_sound_is_refused(tiny_config, tmp_path, narrow_data):
     """There is nothing to train the audio stream on."""
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(narrow_data, data)
     for path in (data / "features" / "charades" / "audio").iterdir():
@@ -270,17 +300,13 @@ def test_a_set_without_any_sound_is_refused(tiny_config, tmp_path, narrow_data):
 
 def test_evaluations_are_as_often_as_asked(tiny_config):
     """Twice per epoch and at the end: a run of 5 steps per epoch is evaluated after 2, 5, 7, 10, ... steps."""
-    from types import SimpleNamespace
-
-    from img_deploy.training.checkpoint_callback import is_evaluated
-
     module = SimpleNamespace(epoch_steps=5, total_steps=13)
     found = [step for step in range(1, 14) if is_evaluated(step, module, tiny_config(evaluations=2))]
     assert found == [2, 5, 7, 10, 12, 13]
 
 
-def test_states_hold_the_best_score(tiny_config, uninterrupted):
+def test_states_hold_the_best_score(whole):
     """Without it a resumed run would replace the best checkpoint by its first one."""
-    state = torch.load(uninterrupted(tiny_config(epochs=4)) / "resume.ckpt", weights_only=True)
+    state = torch.load(whole / "resume.ckpt", weights_only=True)
     kept = state["callbacks"]["Keeper"]
     assert kept["best"] == max(row["fused/R1@0.7"] for row in kept["history"])
