@@ -34,7 +34,8 @@ def reading(where: Where, expected: str) -> Iterator[None]:
     except FeatureError:
         raise
     except FileNotFoundError:
-        raise FeatureError(f"{name}: no such file, expected {expected}") from None
+        got = f"a link to {os.readlink(name)}, where there is nothing" if os.path.islink(name) else "no such file"
+        raise FeatureError(f"{name}: {got}, expected {expected}") from None
     except IsADirectoryError:
         raise FeatureError(f"{name}: got a directory, expected {expected}") from None
     except NotADirectoryError:

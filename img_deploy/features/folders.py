@@ -12,10 +12,19 @@ from img_deploy.errors import FeatureError
 from img_deploy.features.checks import Where
 from img_deploy.features.ids import known_spelling
 from img_deploy.features.kinds import FeatureKind, kind_of_width, kinds_of
-from img_deploy.features.layouts import Found, contents, find, hint, nothing_in, wanted_place
+from img_deploy.features.layouts import (
+    Found,
+    contents,
+    existing_folders,
+    find,
+    hint,
+    nothing_in,
+    unread,
+    wanted_place,
+)
 from img_deploy.features.prepare import VideoFeatures, prepare_parts, prepare_tokens
 from img_deploy.features.resample import Floats
-from img_deploy.features.stores import ArrayFileParts, Store, TextFiles
+from img_deploy.features.stores import ArrayFileParts, PickledArrays, Store, TextFiles
 
 
 @dataclass(frozen=True)
@@ -127,18 +136,45 @@ class FeatureFolder:
     def notes(self) -> list[str]:
         """What a user should be told about this folder, a line each; empty where all is as expected."""
         notes = []
+        unpaired: list[Path] = []
         if isinstance(self._video, ArrayFileParts) and (unpaired := self._video.unpaired()):
             notes.append(
-                f"{self.path}: {len(unpaired)} videos have only a part of {self.wanted.video.label or 'the features'} "
-                f"and are left out, e.g. {unpaired[0]}"
+                f"{self.path}: {len(unpaired)} files of {self.wanted.video} have no counterpart in the other folder "
+                f"and are left out, e.g. {unpaired[0].relative_to(self.path)}"
             )
-        if self.wanted.audio is not None:
-            silent = sum(self._audio_name(vid) is None for vid in self._video.ids())
-            if silent:
-                notes.append(
-                    f"{self.path}: {silent} of {len(self)} videos have no sound features "
-                    f"({self.wanted.audio}); the visual head answers for them"
-                )
+        read = {path for name in self._video.ids() for path in self._video.files(name)}
+        if spare := unread(self._video.folders(), read.union(unpaired)):
+            shown = spare[0].relative_to(self.path)
+            notes.append(f"{self.path}: {len(spare)} files beside the video features are not read, e.g. {shown}")
+        return notes + ([] if self.wanted.audio is None else self._notes_on_sound(self.wanted.audio))
+
+    def _notes_on_sound(self, kind: FeatureKind) -> list[str]:
+        """Which videos have no sound, and which sound files are there and belong to none of them."""
+        names = [self._audio_name(vid) for vid in self._video.ids()]
+        silent, used = names.count(None), {name for name in names if name is not None}
+        folders, read, spare = existing_folders(self.path, "audio"), set[Path](), list[str]()
+        if self._audio is not None:
+            folders = self._audio.folders()
+            read = {path for name in used for path in self._audio.files(name)}
+            if isinstance(self._audio, PickledArrays):
+                spare = [f"{self._audio.path.name}[{name}]" for name in self._audio.ids() if name not in used]
+        spare += [str(path.relative_to(self.path)) for path in unread(folders, read)]
+        if spare and silent == len(names):
+            example = next(iter(self._video.ids()), "VID")
+            return [
+                f"{self.path}: {len(spare)} sound files are there, but none belongs to one of the {silent} videos "
+                f"(e.g. {spare[0]}, expected audio/{example}.npy): no sound is used, the visual head answers"
+            ]
+        notes = []
+        if not folders and (link := self.path / "audio").is_symlink():
+            notes.append(f"{link}: a link to {os.readlink(link)}, where there is nothing")
+        if silent:
+            notes.append(
+                f"{self.path}: {silent} of {len(names)} videos have no sound features ({kind}); "
+                "the visual head answers for them"
+            )
+        if spare:
+            notes.append(f"{self.path}: {len(spare)} sound files belong to none of its videos, e.g. {spare[0]}")
         return notes
 
     def _name(self, vid: str) -> str:

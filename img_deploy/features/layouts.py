@@ -1,6 +1,7 @@
 """Finding in a folder the kinds of features that are wanted."""
 
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ from img_deploy.errors import FeatureError
 from img_deploy.features.checks import reading
 from img_deploy.features.kinds import KINDS, PLAIN, PLAIN_FILES, FeatureKind, Stream, kind_of_width
 from img_deploy.features.stores import ArrayFileParts, ArrayFiles, PickledArrays, TextFiles
+
+NONE = "nothing"
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,31 @@ def hint(root: Path) -> str:
 
 def nothing_in(root: Path, stream: Stream) -> str:
     """What ``find`` looked at where it found no features at all, in words: the empty places, or the folder's names."""
-    empty = [place.shown for place in places(stream) if place.exists(root)]
-    return f"no features in {', '.join(empty)}" if empty else contents(root)
+    empty = [place for place in places(stream) if place.exists(root)]
+    if not empty:
+        return contents(root)
+    inside = contents(empty[0].paths(root)[0])
+    return f"no features in {', '.join(place.shown for place in empty)}" + ("" if inside == NONE else f" ({inside})")
+
+
+def existing_folders(root: Path, stream: Stream) -> list[Path]:
+    """The folders among the places of a stream."""
+    return sorted({path for place in places(stream) for path in place.paths(root) if path.is_dir()})
+
+
+_BESIDE = (".json", ".txt", ".md", ".csv", ".tsv", ".log", ".yaml", ".yml")
+"""Suffixes of what people keep beside features."""
+
+
+def unread(folders: Iterable[Path], read: Collection[Path]) -> list[Path]:
+    """The files in some folders that are not among those ``read``; notes, lists and other kinds' files left out."""
+    own = {os.path.basename(name) for kind in KINDS for name in kind.files if "{}" not in name}
+    found: list[Path] = []
+    for folder in folders:
+        with reading(folder, "a folder of features"), os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir()]
+        found += [folder / name for name in sorted(names) if name not in own and not name.lower().endswith(_BESIDE)]
+    return [path for path in found if path not in read]
 
 
 def contents(root: Path) -> str:
@@ -108,7 +134,7 @@ def contents(root: Path) -> str:
     with reading(root, "a folder of features"), os.scandir(root) as entries:
         names = sorted(entry.name for entry in entries)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return (", ".join(names[:4]) + more) or "nothing"
+    return (", ".join(names[:4]) + more) or NONE
 
 
 def _folders(root: Path) -> list[Path]:

@@ -34,6 +34,9 @@ class Store(Protocol):
     def files(self, name: str, /) -> list[Path]:
         """The files that hold an id."""
 
+    def folders(self) -> list[Path]:
+        """Where its files lie."""
+
 
 def width_of(paths: Iterable[Path]) -> int | None:
     """W of the first file that can be opened and holds a row; None where there are none. Raises FeatureError."""
@@ -76,6 +79,9 @@ class ArrayFiles:
     def files(self, name: str) -> list[Path]:
         return [self.file(name)]
 
+    def folders(self) -> list[Path]:
+        return [self.folder]
+
     def width(self) -> int | None:
         return width_of(self.file(name) for name in self.names)
 
@@ -102,11 +108,10 @@ class ArrayFileParts:
     def ids(self) -> Mapping[str, object]:
         return self._names
 
-    def unpaired(self) -> list[str]:
-        """Ids that some parts have and others have not."""
-        paired = [names for own in self._names.values() for names in zip(range(len(own)), own, strict=True)]
-        every = {(place, name) for place, part in enumerate(self.parts) for name in part.names}
-        return sorted({name for _, name in every.difference(paired)})
+    def unpaired(self) -> list[Path]:
+        """The files of ids that some parts have and others have not."""
+        paired = {path for name in self._names for path in self.files(name)}
+        return [path for part in self.parts for path in map(part.file, part.names) if path not in paired]
 
     def width(self) -> int | None:
         widths = [part.width() for part in self.parts]
@@ -120,6 +125,9 @@ class ArrayFileParts:
 
     def files(self, name: str) -> list[Path]:
         return [part.file(own) for part, own in self._own(name)]
+
+    def folders(self) -> list[Path]:
+        return [part.folder for part in self.parts]
 
     def _own(self, name: str) -> list[tuple[ArrayFiles, str]]:
         return list(zip(self.parts, self._names[name], strict=True))
@@ -150,6 +158,9 @@ class PickledArrays:
     def files(self, _name: str) -> list[Path]:
         return [self.path]
 
+    def folders(self) -> list[Path]:
+        return [self.path.parent]
+
 
 class TextFiles:
     """Token features of queries, one file per query id; looked up by name, never listed whole."""
@@ -162,16 +173,22 @@ class TextFiles:
     def width(self) -> int | None:
         """W of a file of the folder, from its header; None where it holds none. Raises FeatureError."""
         with reading(self.folder, "a folder of text features"), os.scandir(self.folder) as entries:
-            names = (entry.name for entry in entries if entry.name.endswith((".npy", ".pt")) and entry.name[0] != ".")
-            return width_of(self.folder / name for name in names)
+            return width_of(self.folder / entry.name for entry in entries if self._is_feature(entry.name))
 
     def file(self, qid: int) -> Path:
         """The file of a query. Raises FeatureError where there is none."""
         names = [name.format(qid) for name in self.NAMES]
         path = next((self.folder / name for name in names if (self.folder / name).exists()), None)
         if path is None:
-            raise FeatureError(f"{self.folder}: no text features for query {qid}; looked for {', '.join(names)}")
+            there = next(filter(self._is_feature, sorted(os.listdir(self.folder))), "none")
+            raise FeatureError(
+                f"{self.folder}: no text features for query {qid}; looked for {', '.join(names)} (there: {there})"
+            )
         return path
+
+    @staticmethod
+    def _is_feature(name: str) -> bool:
+        return name.endswith((".npy", ".pt")) and name[0] != "."
 
     def read(self, qid: int) -> Source:
         """A query's features [N, W] as stored. Raises FeatureError."""

@@ -1,7 +1,8 @@
 """GloVe text files: one word and its numbers per line, separated by single spaces."""
 
-import hashlib
-from collections.abc import Callable, Collection
+import codecs
+import io
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -48,9 +49,8 @@ def read_glove(
     """Rows of the wanted words, or of every word (``wanted=None``: 2.6 GB for the 2.2 million of glove.840B).
 
     The file is streamed, and reading ends as soon as every wanted word was met. A word on several lines has
-    the first one's numbers. Rows picked by a full read are kept in ``cache_dir`` (default
-    ``$XDG_CACHE_HOME/img-deploy``), keyed by the file's content and the wanted words, so that the next run
-    with a file of several GB starts at once.
+    the first one's numbers. Rows picked are kept in ``cache_dir`` (default
+    ``$XDG_CACHE_HOME/img-deploy/glove``), so that the next run with the same file and words starts at once.
 
     Raises:
         InputError: the file is missing, unreadable, empty, or its lines do not hold ``width`` numbers.
@@ -62,7 +62,7 @@ def read_glove(
         if progress:
             progress(size, size)
         return GloveRows(*kept)
-    scan = _Scan(path, size, wanted, width, progress, hashing=cache is not None)
+    scan = _Scan(path, size, wanted, width, progress)
     try:
         with path.open("rb") as file:
             scan.read(file)
@@ -70,7 +70,7 @@ def read_glove(
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the GloVe file") from None
     rows = GloveRows(tuple(scan.words), scan.rows.taken(), scan.lines, scan.skipped)
     if cache is not None:
-        cache.store(scan.digest, (rows.words, rows.vectors, rows.lines, rows.skipped))
+        cache.store((rows.words, rows.vectors, rows.lines, rows.skipped))
     return rows
 
 
@@ -116,7 +116,6 @@ class _Scan:
         wanted: Collection[str] | None,
         width: int,
         progress: Progress | None,
-        hashing: bool,
     ) -> None:
         self.path, self.size, self.width, self.progress = path, size, width, progress
         # Words are compared as bytes: decoding 2.2 million words that nobody asked for costs more than the rest.
@@ -125,30 +124,22 @@ class _Scan:
         self.words: list[str] = []
         self.rows = _Rows(width)
         self.lines = self.skipped = 0
-        self._hash = hashlib.sha256() if hashing else None
-        self.digest: str | None = None
-        """Of the whole content; None where reading ended early or no hash was asked for."""
 
     def read(self, file: BinaryIO) -> None:
         done = reported = 0
-        complete, continued = True, False
-        # Pieces of bounded length: a binary file may hold no line break at all.
-        for piece in iter(lambda: file.readline(_LONGEST_LINE), b""):
+        continued = False
+        for piece in _pieces(file):
             done += len(piece)
-            if self._hash is not None:
-                self._hash.update(piece)
-            cut = len(piece) == _LONGEST_LINE and not piece.endswith(b"\n")
+            cut = len(piece) == _LONGEST_LINE and not piece.endswith((b"\n", b"\r"))
             self._take(b"" if cut or continued else piece)
             continued = cut
             if self.missing is not None and not self.missing:
-                complete = False
                 break
             if self.progress and done - reported >= _PROGRESS_EVERY:
                 self.progress(done, self.size)
                 reported = done
-        if complete:
+        else:
             self._refuse_if_all_skipped(b"")
-            self.digest = self._hash.hexdigest() if self._hash is not None else None
         if self.progress:
             self.progress(self.size, self.size)
 
@@ -180,6 +171,16 @@ class _Scan:
                 f"{self.path}: got {last}, expected a word and {self.width} numbers per line; give an unpacked "
                 f"GloVe text file of {self.width} numbers per word, such as glove.840B.300d.txt"
             )
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file without its byte order mark, each in pieces of bounded length: it may have no line end."""
+    head = file.read(_LONGEST_LINE)
+    file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+    if b"\n" in head or b"\r" not in head:
+        return iter(lambda: file.readline(_LONGEST_LINE), b"")
+    text = io.TextIOWrapper(file, "latin-1", newline="\r")  # lines that end by a carriage return alone
+    return iter(lambda: text.readline(_LONGEST_LINE).encode("latin-1"), b"")
 
 
 def _row(numbers: bytes) -> NDArray[np.float32] | None:

@@ -20,8 +20,15 @@ _INVISIBLE = (0xAD, 0x200E, 0x200F, 0x2060, 0xFEFF)
 _CLEAN: dict[int, str | None] = {**dict.fromkeys(_SPACES, " "), **dict.fromkeys(_INVISIBLE, None)}
 
 
-def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHARS) -> list[str]:
-    """Words of a sentence: lower-cased, stripped, split by NLTK's English word tokenizer.
+class Words(list[str]):
+    """The words of a sentence."""
+
+    cut: int = 0
+    """Words beyond the most that a query may have; they were left out."""
+
+
+def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHARS) -> Words:
+    """Words of a sentence: lower-cased, stripped, split by NLTK's English word tokenizer, the first ``max_words``.
 
     The sentence is taken as one: only its last full stop is a word of its own. Control characters and line
     breaks count as spaces.
@@ -30,8 +37,7 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     ['the', 'person', 'is', "n't", 'there', '.']
 
     Raises:
-        QueryError: no words, more than ``max_words`` words, a word of more than ``max_chars`` characters, or
-            something that is not text.
+        QueryError: no words, a word of more than ``max_chars`` characters, or something that is not text.
     """
     if not isinstance(sentence, str):
         raise QueryError(f"query {sentence!r}: got {type(sentence).__name__}, expected a sentence")
@@ -39,15 +45,16 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
         sentence.encode("utf-8")
     except UnicodeEncodeError:
         raise QueryError(f"query {_shown(sentence)}: got bytes that are not UTF-8, expected text") from None
-    text = " ".join(sentence.translate(_CLEAN).lower().split())
-    if not text:
+    spaced = sentence.translate(_CLEAN).lower().split()
+    if not spaced:
         raise QueryError(f"query {_shown(sentence)}: got no words, expected a sentence; write what to look for")
-    words = text.split(" ")
-    # Longer text breaks one of the two limits whatever its tokens are; the tokenizer would take seconds on it.
-    if len(text) <= max_words * (max_chars + 1):
-        words = _tokenizer().tokenize(text)
-    if len(words) > max_words:
-        raise QueryError(f"query {_shown(sentence)}: got {len(words)} words, expected at most {max_words}; shorten it")
+    # The tokenizer looks no further than the next word, and would take seconds on megabytes.
+    head = spaced[: max_words + 1]
+    text = " ".join(head)
+    too_long = len(text) > len(head) * (max_chars + 1)  # then one is, however it is split
+    found = head if too_long else _tokenizer().tokenize(text)
+    words = Words(found if too_long else found[:max_words])
+    words.cut = len(spaced) - len(head) + len(found) - len(words)
     longest = max(words, key=len)
     if len(longest) > max_chars:
         raise QueryError(

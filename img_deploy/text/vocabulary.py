@@ -1,7 +1,6 @@
 """The words and characters that a network knows, and their vectors."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import BundleError, InputError, QueryError
+from img_deploy.files import replacing_file, write_text
 from img_deploy.text.glove import GLOVE_WIDTH, GloveRows, Progress, read_glove
 
 MIN_WORD_WIDTH = 4
@@ -35,6 +35,8 @@ class EncodedWords:
     """[N, W]; W is the longest word's length, at least 4; 0 pads, 1 is an unknown character."""
     unknown: tuple[str, ...]
     """The unknown words, each once, in the sentence's order."""
+    cut: int = 0
+    """Words of the sentence that were left out, since it had more than a query may have."""
 
     @property
     def all_unknown(self) -> bool:
@@ -88,7 +90,7 @@ class Vocabulary:
         for row, token in zip(chars, tokens, strict=True):
             row[: len(token)] = [self._char_id.get(char, 1) for char in token]
         names = tuple(dict.fromkeys(token for token in tokens if token not in self._row_of))
-        return EncodedWords(vectors, unknown, chars, names)
+        return EncodedWords(vectors, unknown, chars, names, getattr(tokens, "cut", 0))
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":
         """This vocabulary with every word of a GloVe file added; words already known keep their rows.
@@ -133,14 +135,9 @@ class Vocabulary:
         """Write ``vocabulary.json`` (words, characters) and ``word_vectors.npy`` ([n, 300] float32)."""
         folder = Path(folder)
         table = {"schema": SCHEMA, "words": self.words, "chars": self.chars}
-        for name in (VECTORS_FILE, TABLE_FILE):
-            temporary = folder / f".{name}.tmp"
-            with temporary.open("wb") as file:
-                if name == TABLE_FILE:
-                    file.write(json.dumps(table).encode("ascii"))
-                else:
-                    np.save(file, self.vectors, allow_pickle=False)
-            os.replace(temporary, folder / name)
+        with replacing_file(folder / VECTORS_FILE) as file:
+            np.save(file, self.vectors, allow_pickle=False)
+        write_text(folder / TABLE_FILE, json.dumps(table))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":

@@ -1,6 +1,9 @@
 import builtins
 import os
+import pickle
+import shutil
 import tracemalloc
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,8 +121,6 @@ def test_activitynet_with_both_spellings(activitynet: Build, protocol: int) -> N
 
 def test_vggish_is_scaled_and_aligned(activitynet: Build) -> None:
     """The sound of ActivityNet would reach the network in another scale than in training."""
-    import pickle
-
     root = activitynet({"v_a": 5}, {"v_a": 40})
     table = pickle.loads((root / "audio/VGGish.pickle").read_bytes())
     audio = open_folder(root, I3D, VGGISH).load("v_a").audio
@@ -168,6 +169,33 @@ def test_own_place_comes_first(charades: Build, write: Any) -> None:
     assert open_folder(root, I3D, PANNS).videos() == ["AO8RW"]
 
 
+def test_places_are_tried_in_the_order_of_the_table(tmp_path: Path, write: Any) -> None:
+    """Where features of the width lie in several places, none of them the kind's own, chance would choose."""
+    for place, vid in (("video", "last"), ("iv2_features/visual_features_6b", "third"), ("i3d_video", "first")):
+        write_one = write.pt if place.startswith("iv2") else write.npy
+        write_one(tmp_path / place / f"{vid}.{'pt' if place.startswith('iv2') else 'npy'}", write.rows(0, 3, 2816))
+    assert open_folder(tmp_path, CLIP_SF, None).videos() == ["first"]
+    shutil.rmtree(tmp_path / "i3d_video")
+    assert open_folder(tmp_path, CLIP_SF, None).videos() == ["third"]
+    assert open_folder(tmp_path, FeatureKind("plain", 2816), None).videos() == ["last"]  # its own place
+    for name in ("qid_1.npy", "1.npy"):
+        place = "clip_features/text_features" if name.startswith("qid") else "text"
+        write.npy(tmp_path / place / name, np.full((2, 5), len(place)))
+    texts = open_folder(tmp_path, CLIP_SF, None, FeatureKind("llama", 5))
+    assert texts.load_text(1).max() == len("clip_features/text_features")
+
+
+def test_files_and_pickle_of_the_same_kind(tmp_path: Path, write: Any) -> None:
+    """Sound of VGGish's width in single files would hide the pickle, which is where VGGish lies, or the other way."""
+    write.npy(tmp_path / "video/a.npy", write.rows(0, 3, 6))
+    write.npy(tmp_path / "audio/a.npy", np.ones((3, 128), np.float32))
+    (tmp_path / "audio/VGGish.pickle").write_bytes(pickle.dumps({"a": np.zeros((3, 128), np.uint8)}))
+    for kind, value in ((VGGISH, 0), (FeatureKind("plain", 128), 1)):
+        audio = open_folder(tmp_path, PLAIN, kind).load("a").audio
+        assert audio is not None
+        assert audio.max() == value
+
+
 @settings(max_examples=25, deadline=None)
 @given(clips=st.integers(1, 300), sound=st.integers(0, 300), limit=st.integers(1, 130))
 def test_any_lengths(tmp_path: Path, write: Any, clips: int, sound: int, limit: int) -> None:
@@ -203,6 +231,168 @@ def test_audio_of_other_videos(plain: Build) -> None:
     folder = open_folder(plain({"a": 7, "b": 3}, {"a": 7, "x": 3, "y": 4}), PLAIN, PLAIN_AUDIO)
     assert [folder.has_audio(vid) for vid in folder.videos()] == [True, False]
     assert any("1 of 2" in note for note in folder.notes)
+
+
+NAMED = {"NFC": unicodedata.normalize("NFC", "Tür"), "NFD": unicodedata.normalize("NFD", "Tür")}
+
+
+@pytest.mark.parametrize(
+    ("video", "sound"),
+    [
+        ("aaa.npy", "aaa.NPY"),
+        ("aaa.NPY", "aaa.npy"),
+        ("aaa.npy", "aaa.mp4.npy"),
+        ("aaa.npy", "aaa.MP4.Npy"),
+        ("aaa.mp4.npy", "aaa.npy"),
+        ("aaa.mp4.npy", "aaa.wav.npy"),
+        ("v_aaa.npy", "aaa.mkv.npy"),
+        (f"{NAMED['NFC']}.npy", f"{NAMED['NFD']}.npy"),
+        (f"{NAMED['NFD']}.npy", f"v_{NAMED['NFC']}.npy"),
+    ],
+)
+def test_sound_under_another_name(tmp_path: Path, write: Any, video: str, sound: str) -> None:
+    """Every answer would come from sight alone because a suffix or a Unicode form differs."""
+    for folder, name, width in (("video", video, 6), ("audio", sound, 4)):
+        write.npy(tmp_path / "a.npy", write.rows(0, 3, width))
+        (tmp_path / folder).mkdir()
+        (tmp_path / "a.npy").rename(tmp_path / folder / name)
+    folder = open_folder(tmp_path, PLAIN, PLAIN_AUDIO)
+    (vid,) = folder.videos()
+    for spelling in (vid, "Tür" if vid.endswith("r") else "aaa"):
+        assert folder.load(spelling).audio is not None
+        assert folder.clips(spelling) == 3
+    assert not folder.notes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["aaa_panns.npy", "AAA.npy", "aaa.npz", "aaa.pt", "aaa.h5", "aaa.wav", "aaa.features.npy", "aaa", "aaa.npy.gz"],
+)
+def test_sound_that_is_there_and_not_used_is_told(plain: Build, write: Any, name: str) -> None:
+    """The note would read as if there were no sound; answers come from sight alone."""
+    root = plain({"aaa": 7, "bbb": 3}, {})
+    (root / "audio").mkdir()
+    for vid in ("aaa", "bbb"):
+        path = write.npy(root / "a.npy", write.rows(0, 3, 4))
+        path.rename(root / "audio" / name.replace("aaa", vid).replace("AAA", vid.upper()))
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert not folder.has_audio("aaa")
+    (note,) = folder.notes
+    assert f"2 sound files are there, but none belongs to one of the 2 videos (e.g. audio/{name}" in note
+    assert "expected audio/aaa.npy" in note
+
+
+def test_some_sound_is_not_used(plain: Build) -> None:
+    """A few misnamed files among many would be taken for videos without sound."""
+    root = plain({"aaa": 7, "bbb": 3, "ccc": 2}, {"aaa": 3, "bbb_panns": 3, "zzz": 4})
+    (root / "audio/notes.txt").touch()
+    (root / "audio/.DS_Store").touch()
+    notes = open_folder(root, PLAIN, PLAIN_AUDIO).notes
+    assert notes == [
+        f"{root}: 2 of 3 videos have no sound features (plain (width 4)); the visual head answers for them",
+        f"{root}: 2 sound files belong to none of its videos, e.g. audio/bbb_panns.npy",
+    ]
+
+
+def test_pickled_sound_of_other_videos_is_told(activitynet: Build) -> None:
+    """A pickle of another dataset would read as if these videos had no sound."""
+    folder = open_folder(activitynet({"v_a": 3}, {"v_A": 3, "b": 2}), I3D, VGGISH)
+    assert "2 sound files are there, but none belongs to one of the 1 videos (e.g. VGGish.pickle[b]" in folder.notes[0]
+
+
+def test_video_files_that_are_not_read_are_told(plain: Build, write: Any) -> None:
+    """Videos saved in another format would be missing without a word."""
+    root = plain({"aaa": 7}, {"aaa": 7})
+    write.npz(root / "video/bbb.npz", features=write.rows(0, 3, 6))
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert folder.videos() == ["aaa"]
+    assert folder.notes == [f"{root}: 1 files beside the video features are not read, e.g. video/bbb.npz"]
+    (root / "video/aaa.npy").unlink()
+    assert "no features in video (bbb.npz)" in refusal(root, PLAIN, PLAIN_AUDIO)
+
+
+def test_the_usual_suffix_comes_first(plain: Build, write: Any) -> None:
+    """Of two files of one id, chance would choose."""
+    root = plain({"a": 7}, {})
+    write.npy(root / "b.npy", write.rows(0, 3, 6)).rename(root / "video/a.NPY")
+    folder = open_folder(root, PLAIN, None)
+    assert folder.clips("a") == 7
+    assert "video/a.NPY" in folder.notes[0]
+
+
+def test_an_id_that_may_be_two_videos(plain: Build) -> None:
+    """An answer would be about whichever of two videos comes first."""
+    folder = open_folder(plain({"a.mp4": 7, "a.mkv": 3, "v_b": 2}, {}), PLAIN, None)
+    assert "a" not in folder
+    assert folder.clips("a.mkv") == 3
+    assert "b.mp4" in folder
+
+
+def test_links_that_lead_nowhere(plain: Build) -> None:
+    """One file that was moved away would close the folder for all videos."""
+    root = plain({"z": 7, "y": 2}, {"y": 3, "z": 3})
+    for number in range(20):
+        (root / f"video/a{number:02}.npy").symlink_to("/nowhere/a.npy")
+    (root / "audio/y.npy").unlink()
+    (root / "audio/y.npy").symlink_to("../gone/y.npy")
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert folder.load("z").audio is not None
+    for vid, link in (("a07", "/nowhere/a.npy"), ("y", "../gone/y.npy")):
+        with pytest.raises(FeatureError, match=f"a link to {link}, where there is nothing"):
+            folder.load(vid)
+        assert folder.fingerprint(vid) != folder.fingerprint("z")
+    shutil.rmtree(root / "audio")
+    (root / "audio").symlink_to("elsewhere")
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert folder.load("y").audio is None
+    assert "audio: a link to elsewhere, where there is nothing" in folder.notes[0]
+
+
+def test_links_into_a_store_of_blobs(plain: Build, tmp_path: Path) -> None:
+    """Features kept as links (git-annex, DVC, a hub's cache) would not be read."""
+    root = plain({"a": 7}, {"a": 4})
+    for place in ("video", "audio"):
+        blob = tmp_path / "blobs" / place
+        blob.parent.mkdir(exist_ok=True)
+        (root / place / "a.npy").rename(blob)
+        (root / place / "a.npy").symlink_to(blob)
+    assert open_folder(root, PLAIN, PLAIN_AUDIO).load("a").audio is not None
+
+
+def test_fingerprint_tells_exchanged_files(plain: Build, tmp_path: Path, write: Any) -> None:
+    """Answers about old features would be kept beside answers about new ones of the same size and time."""
+    root = plain({"a": 7, "b": 3}, {"a": 4, "b": 4}, qids=(1,))
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO, FeatureKind("plain", 5))
+    before = {vid: folder.fingerprint(vid) for vid in folder.videos()}
+    text = folder.text_fingerprint(1)
+    assert before["a"] != before["b"]
+    assert before == {vid: folder.fingerprint(vid) for vid in ("a", "b")}
+    (tmp_path / "link").symlink_to(root)
+    assert open_folder(tmp_path / "link", PLAIN, PLAIN_AUDIO).fingerprint("v_a") == before["a"]
+    status = (root / "audio/a.npy").stat()
+    write.npy(root / "audio/a.npy", write.rows(99, 4, 4))
+    os.utime(root / "audio/a.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert folder.fingerprint("a") != before["a"]
+    assert folder.fingerprint("b") == before["b"]
+    write.npy(root / "new.npy", write.rows(1, 3, 6)).replace(root / "video/b.npy")
+    assert folder.fingerprint("b") != before["b"]
+    write.npy(root / "text/1.npy", write.rows(2, 3, 5))
+    assert folder.text_fingerprint(1) != text
+    for ask, wrong in ((folder.fingerprint, "c"), (folder.text_fingerprint, 2)):
+        with pytest.raises(FeatureError):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("name", ["with space", "a'b\"c", "$(x)", "*?[a]", "-rf", "a#b%20", "日本", "a" * 200, "x.y"])
+def test_strange_paths(tmp_path: Path, write: Any, name: str) -> None:
+    """A folder or an id that is special to a shell, a glob or a URL would not be found."""
+    root = tmp_path / name
+    write.npy(root / f"video/{name}.npy", write.rows(0, 5, 6))
+    write.npy(root / f"audio/{name}.npy", write.rows(1, 4, 4))
+    folder = open_folder(root, PLAIN, PLAIN_AUDIO)
+    assert folder.videos() == [name]
+    assert folder.load(name).audio is not None
+    assert not folder.notes
 
 
 def test_a_broken_audio_file_is_not_silence(plain: Build) -> None:

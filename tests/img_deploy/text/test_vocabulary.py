@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import BundleError, InputError, QueryError
-from img_deploy.text import Vocabulary, build_vocabulary, read_glove
+from img_deploy.text import Vocabulary, build_vocabulary, read_glove, tokenize
 
 WORDS = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12)
 
@@ -43,6 +43,13 @@ def test_encode(vocabulary):
     assert vocabulary.char_table_size == 6
     dtypes = (encoded.word_vectors.dtype, encoded.word_unknown.dtype, encoded.char_ids.dtype)
     assert dtypes == (np.float32, np.bool_, np.int64)
+
+
+def test_cut_words_are_counted(vocabulary):
+    """A query of which only the beginning is asked would be answered as if it were whole."""
+    encoded = vocabulary.encode(tokenize("the " * 130))
+    assert (len(encoded.word_vectors), encoded.cut) == (128, 2)
+    assert vocabulary.encode(["the"]).cut == 0
 
 
 def test_only_unknown_words(vocabulary):
