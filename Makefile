@@ -16,7 +16,7 @@ test: $(STAMP) lint trt-bindings
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .typecheck build && $(BIN)/pip install -q --no-deps --no-compile --target .typecheck .
+	rm -rf .typecheck build && $(BIN)/pip install -q --no-deps --no-build-isolation --no-compile --target .typecheck .
 	cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p img_deploy
 
 format: $(STAMP)
