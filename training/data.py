@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from img_deploy.annotations import Sample
-from img_deploy.errors import InputError
+from img_deploy.errors import InputError, QueryError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.model.stream import TextInput
-from img_deploy.text.tokens import tokenize
+from img_deploy.text.tokens import Words, tokenize
 from img_deploy.text.vocabulary import Vocabulary
 from img_deploy.training.clip_store import ClipStore, Packed, Progress, open_clip_store, open_text_store
 from img_deploy.training.labels import label_moments, sample_saliency_clips
@@ -132,7 +132,8 @@ class GroundingData:
         text = task.text if variant == "tokens" else None
         self.folder: FeatureFolder = open_folder(task.feature_folder, task.video, task.audio, text, max_clips)
         check_numbering(task, self.folder)
-        read = {split: self._read(split) for split in splits}
+        sentences: dict[Sample, Words] = {}
+        read = {split: self._read(split, sentences) for split in splits}
         vids = list(dict.fromkeys(sample.vid for samples, _, _ in read.values() for sample in samples))
         self.store: ClipStore = open_clip_store(self.folder, vids, cache, progress)
         self.vocabulary = vocabulary
@@ -145,7 +146,7 @@ class GroundingData:
             place = {qid: row for row, qid in enumerate(distinct)}
             rows = [place[sample.qid] for sample in everything]
         else:
-            tokens = [tokenize(sample.query) for sample in everything]
+            tokens = [sentences[sample] for sample in everything]
             if vocabulary is None:
                 from img_deploy.text.vocabulary import build_vocabulary
 
@@ -162,14 +163,18 @@ class GroundingData:
             self.queries[split] = Queries(tuple(samples), videos, own, tuple(notes), absent)
             at += len(samples)
 
-    def _read(self, split: str) -> tuple[list[Sample], list[str], int]:
+    def _read(self, split: str, sentences: dict[Sample, Words]) -> tuple[list[Sample], list[str], int]:
+        """The queries of a split that can be used, a line about each that cannot, and how many have no video.
+
+        ``sentences`` takes the words of each, where the network reads words.
+        """
         notes: list[str] = []
+        file = self.task.file(split)  # type: ignore[arg-type]
         samples = self.task.read(split, notes)  # type: ignore[arg-type]
         kept = [sample for sample in samples if sample.vid in self.folder]
         if not kept:
             raise InputError(
-                f"{self.task.file(split)}: got features of none of its videos in {self.folder.path}, "  # type: ignore[arg-type]
-                "expected those of the same dataset"
+                f"{file}: got features of none of its videos in {self.folder.path}, expected those of the same dataset"
             )
         if absent := len(samples) - len(kept):
             missing = list(dict.fromkeys(sample.vid for sample in samples if sample.vid not in self.folder))
@@ -177,6 +182,15 @@ class GroundingData:
                 f"{self.folder.path}: has no features of {len(missing)} videos of the {split} split "
                 f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): {absent} queries are left out"
             )
+        if self.variant == "glove":
+            for sample in kept:
+                try:
+                    sentences[sample] = tokenize(sample.query)
+                except QueryError as error:
+                    notes.append(f"{file}:{sample.row}: {error}; left out")
+            kept = [sample for sample in kept if sample in sentences]
+            if not kept:
+                raise InputError(f"{notes[-1]}, and so are all others")
         return kept, notes, absent
 
     def clips(self, queries: Queries) -> Ints:

@@ -83,16 +83,25 @@ class Task:
         """Queries of a split, each with its duration and one window inside its video.
 
         Args:
-            skipped: takes a line about every row that has no usable moment; where None such a row is an error.
+            skipped: takes a line about every row without a usable sentence, moment or duration, which is left out;
+                where None such a row is an error.
         Raises:
-            AnnotationError: a file is missing or malformed, or a row has no window.
+            AnnotationError: a file is missing or malformed, or no row is usable.
         """
         path = self.file(split)
         durations = read_durations(_first(self.dataset, ("charades.json",))) if self.numbering == "txt" else None
         samples = read_samples(path, durations, skipped)
-        if bare := [sample for sample in samples if not sample.windows or sample.duration is None]:
-            raise AnnotationError(f"{path}: query {bare[0].qid} has no moment or no duration; give annotated queries")
-        return samples
+        kept = [sample for sample in samples if sample.windows and sample.duration is not None]
+        bare = [
+            f"{path}:{sample.row}: query {sample.qid} has no moment or no duration; give annotated queries"
+            for sample in samples
+            if not sample.windows or sample.duration is None
+        ]
+        if bare and (skipped is None or not kept):
+            raise AnnotationError(bare[0])
+        if skipped is not None:
+            skipped += bare
+        return kept
 
     def submission_ids(self, samples: Iterable[Sample]) -> dict[int, int]:
         """The id of each test query in the numbering that submissions carry, by the id it has here.

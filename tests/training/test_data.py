@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from img_deploy.errors import AnnotationError, ConfigError, InputError
-from img_deploy.features import downsample
+from img_deploy.features import downsample, kinds_of
 from img_deploy.training.clip_store import open_clip_store
 from img_deploy.training.config import TrainConfig
+from img_deploy.training.constants import FeatureName
 from img_deploy.training.data import GroundingData, TrainingTargets, split_by_video
 from img_deploy.training.datasets import prepare
 from img_deploy.training.labels import label_moments
@@ -18,7 +20,7 @@ from img_deploy.training.loader import StepBatches, StepLoader
 from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
 from img_deploy.training.synthetic.queries import read_synthetic
 from img_deploy.training.synthetic.writer import write_synthetic
-from img_deploy.training.tasks import open_task
+from img_deploy.training.tasks import FEATURES, open_task
 
 TINY = {"videos": 8, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}
 
@@ -98,6 +100,58 @@ def test_token_features_of_the_other_numbering_are_refused(every_kind, tmp_path)
     task = replace(open_task("charades", "iv2", every_kind), text=kind_named("clip"))
     with pytest.raises(InputError, match="go by the query ids of the txt files"):
         GroundingData(task, "tokens", ("train",), tmp_path)
+
+
+def test_the_names_of_features_are_those_of_the_table():
+    """A kind added to the table could not be trained on."""
+    assert get_args(FeatureName) == FEATURES == tuple(kind.name for kind in kinds_of("video"))
+
+
+def test_rows_that_cannot_be_used_are_left_out_by_file_and_row(narrow_data, tmp_path):
+    """One bad row among thousands would stop a training, and nothing would say which."""
+    shutil.copytree(narrow_data, tmp_path / "data")
+    file = tmp_path / "data/dataset/charades/charades_sta_test_qid.txt"
+    rows = file.read_text().splitlines()
+    good = [row.split("##") for row in rows]
+    bad = {
+        1: f"{good[0][0]}##{good[0][1]}## ",
+        2: f"{good[1][0]}##{good[1][1]}##{'x' * 300}",
+        3: f"{good[2][0]}##{good[2][1]}##\u200b",
+        4: f"{good[3][0].split()[0]} 9 4##{good[3][1]}##{good[3][2]}",
+        5: f"{good[4][0]}##{good[4][1]}##{'and then ' * 80}",
+    }
+    file.write_text("\n".join([*bad.values(), *rows[5:]]) + "\n", encoding="utf-8")
+    task = open_task("charades", "i3d", tmp_path / "data", 24, 20)
+    queries = GroundingData(task, "glove", ("train", "test"), tmp_path / "cache").queries["test"]
+    assert len(queries.samples) == len(rows) - 4
+    assert queries.samples[0].qid == int(good[4][1].removeprefix("qid_"))
+    for row in (1, 2, 3, 4):
+        assert sum(f"{file}:{row}: " in note for note in queries.left_out) == 1
+    reversed_rows = [f"{moment.split()[0]} 9 4##{qid}##{query}" for moment, qid, query in good]
+    for content, reason in (
+        (reversed_rows, rf"none of its {len(rows)} rows has a usable moment \(row 1: got the window 9.0 to 4.0 s"),
+        ([bad[2]], ":1: query 'xxx.*and so are all others"),
+    ):
+        file.write_text("\n".join(content) + "\n", encoding="utf-8")
+        with pytest.raises(InputError, match=reason):
+            GroundingData(task, "glove", ("train", "test"), tmp_path / "cache")
+
+
+def test_rows_without_a_moment_are_left_out(every_kind, tmp_path):
+    """A tvr file with a few rows of no window could not be trained on."""
+    (tmp_path / "data").mkdir()
+    shutil.copytree(every_kind / "dataset", tmp_path / "data/dataset")
+    file = tmp_path / "data/dataset/charades/charades_sta_train_tvr_format.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["relevant_windows"] = []
+    del rows[2]["duration"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = open_task("charades", "iv2", tmp_path / "data")
+    skipped: list[str] = []
+    assert [sample.qid for sample in task.read("train", skipped)] == [row["qid"] for row in (rows[0], *rows[3:])]
+    assert [f"{file}:2: " in skipped[0], f"{file}:3: " in skipped[1]] == [True, True]
+    with pytest.raises(AnnotationError, match=r":2: query .* has no moment"):
+        task.read("train")
 
 
 def test_submissions_carry_the_jsonl_ids(every_kind):
