@@ -13,13 +13,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load_bundle": "img_deploy.runtime.predictor",
+    "load_index": "img_deploy.runtime.library",
     "Predictor": "img_deploy.runtime.predictor",
     "Answer": "img_deploy.runtime.results",
     "Moment": "img_deploy.runtime.results",
     "ImgDeployError": "img_deploy.errors",
 }
 
-__all__ = ["Answer", "ImgDeployError", "Moment", "Predictor", "__version__", "load_bundle"]
+__all__ = ["Answer", "ImgDeployError", "Moment", "Predictor", "__version__", "load_bundle", "load_index"]
 
 
 def __getattr__(name: str) -> object:

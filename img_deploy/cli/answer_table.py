@@ -24,14 +24,7 @@ class _Row:
     clips: int
     head: str
     importance: float | None
-
-    @property
-    def lift(self) -> float:
-        """How many times likelier than chance: the score over that of a span drawn at random.
-
-        Unlike the score it does not favour short videos (the only span of a single clip scores 1).
-        """
-        return self.moment.score * self.clips * (self.clips + 1) / 2
+    lift: float
 
 
 class AnswerTable:
@@ -58,9 +51,9 @@ class AnswerTable:
     def write(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             group = self._rows.setdefault(answer.query if self._best_first else "", [])
-            for rank, moment in enumerate(answer.moments, 1):
+            for rank, moment in enumerate(answer.moments, answer.rank or 1):
                 video = (answer.clips, answer.head, answer.importance)
-                group.append(_Row(answer.vid, answer.query, answer.qid, rank, moment, *video))
+                group.append(_Row(answer.vid, answer.query, answer.qid, rank, moment, *video, answer.lift(moment)))
         self.rows += len(answers)
 
     def __enter__(self) -> "AnswerTable":

@@ -4,14 +4,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from img_deploy.cli.reporting import Reporter
 from img_deploy.errors import ImgDeployError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from img_deploy.cli.answer_table import AnswerTable
     from img_deploy.runtime.asking import Request, Session
+    from img_deploy.runtime.results import Answer, RowKey
     from img_deploy.runtime.writers import RowWriter
 
 TABLE = "table"
@@ -26,6 +30,8 @@ class Output:
     format: str | None = None
     table_rows: int | None = None
     resume: bool = False
+    best: int | None = None
+    """The so many best moments of each query over all videos, instead of an answer for each video."""
 
     @property
     def chosen(self) -> str:
@@ -35,19 +41,62 @@ class Output:
             raise InputError(f"{self.out}: got a table to write, expected jsonl, csv or json; give another --format")
         if format == TABLE and self.resume:
             raise InputError("resume: only a jsonl file can be resumed; give --format jsonl and --out FILE")
+        if self.best is not None and self.resume:
+            raise InputError(
+                "resume: a ranking (--best) is written at the end, there is nothing to go on with; drop --resume"
+            )
         return format
 
-    def writer(self, session: "Session") -> Union["AnswerTable", "RowWriter"]:
+    def writer(self, session: "Session") -> "AnswerTable | RowWriter | BestWriter":
         """Raises InputError where it cannot be written."""
         from img_deploy.cli.answer_table import AnswerTable
         from img_deploy.runtime.writers import RowWriter
 
+        writer: AnswerTable | RowWriter
         if self.chosen == TABLE:
             search = bool(session.plan.shared) and len(session.plan.videos) > 1
-            return AnswerTable(best_first=search, limit=self.table_rows)
-        sources = session.sources() if self.out is not None else None
-        settings = session.settings()
-        return RowWriter(self.out, self.chosen, resume=self.resume, settings=settings, sources=sources)
+            writer = AnswerTable(best_first=search or self.best is not None, limit=self.table_rows)
+        else:
+            sources = session.sources() if self.out is not None and self.best is None else None
+            settings = session.settings()
+            writer = RowWriter(self.out, self.chosen, resume=self.resume, settings=settings, sources=sources)
+        return writer if self.best is None else BestWriter(writer, self.best)
+
+
+class BestWriter:
+    """Hands the best moments of each query to another writer, once all answers are in."""
+
+    done: frozenset["RowKey"] = frozenset()
+
+    def __init__(self, writer: "AnswerTable | RowWriter", most: int) -> None:
+        from img_deploy.runtime.ranking import BestMoments
+
+        self._writer, self._best = writer, BestMoments(most)
+        self.rows = 0
+        """Answers so far."""
+
+    def write(self, answers: "Sequence[Answer]") -> None:
+        self.rows += len(answers)
+        self._best.add(answers)
+
+    def leader(self) -> str:
+        """The best moment so far of the first query, for people."""
+        best = self._best.ranked()[0]
+        window = best.best.window
+        place = f"{window[0]:.1f}-{window[1]:.1f} s" if window else f"clips {best.best.span[0]}-{best.best.span[1]}"
+        return f"best so far: {best.vid} {place}, {best.lift(best.best):.1f} x chance"
+
+    def __enter__(self) -> "BestWriter":
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was ranked before an interruption is shown too, as far as it goes.
+        if kind is None or not issubclass(kind, BrokenPipeError):
+            self._writer.write(self._best.ranked())
+        self._writer.__exit__(kind, error, trace)
 
 
 def answer(request: "Request", output: Output, strict: bool = False, quiet: bool = False) -> None:
@@ -85,6 +134,8 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
         reporter.begin(total, len(writer.done))
         for answers in session.answers(writer.done, reporter):
             writer.write(answers)
+            if isinstance(writer, BestWriter):
+                reporter.leader(writer.leader())
         if not writer.rows:
             raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)

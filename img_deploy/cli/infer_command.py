@@ -20,10 +20,11 @@ def register(app: typer.Typer) -> None:
 
 def infer(
     features: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="FEATURES",
-            help="A dataset's feature folder (data/features/charades) or one with video/*.npy and audio/*.npy.",
+            help="A dataset's feature folder (data/features/charades), one with video/*.npy and audio/*.npy, or an "
+            "index made by `img-deploy index`.",
         ),
     ],
     query: Annotated[
@@ -78,6 +79,15 @@ def infer(
             "own in FEATURES."
         ),
     ] = None,
+    best: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Give the N best moments of each query over all videos, ranked by how many times likelier than chance "
+            "they are, instead of an answer for each video.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
         OutputFormat | None,
         typer.Option(help="Default: table; with --out what its name ends in, else jsonl.", show_default=False),
@@ -95,7 +105,7 @@ def infer(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Tell on standard error what is skipped, no more.")] = False,
 ) -> None:
-    """Find the moments that sentences describe, in a folder of video (and audio) features.
+    """Find the moments that sentences describe, in a folder of video (and audio) features or an index of one.
 
     Answers come from the head that fuses sight and sound; a video without audio features is answered from the
     visual head. The table of one query asked of many videos begins with the best moments: those whose score is
@@ -124,4 +134,4 @@ def infer(
         threads=threads,
         options=AskOptions(top_k, nms, batch_size),
     )
-    answer(request, Output(out, format and format.value, rows, resume), strict, quiet)
+    answer(request, Output(out, format and format.value, rows, resume, best), strict, quiet)

@@ -14,16 +14,24 @@ MOST_WARNINGS = 5
 
 
 class Reporter(Listener):
-    """Listens to a run of questions; as a context manager it shows the progress of one stage.
+    """Listens to a run of queries or to indexing; as a context manager it shows the progress of one stage.
 
     Args:
         quiet: tell nothing but what is skipped.
         strict: let the first thing that cannot be used stop the run.
         bar: show a progress bar, where standard error is a terminal.
+        work: what is done, and the unit it is counted in.
     """
 
-    def __init__(self, quiet: bool = False, strict: bool = False, bar: bool = True) -> None:
+    def __init__(
+        self,
+        quiet: bool = False,
+        strict: bool = False,
+        bar: bool = True,
+        work: tuple[str, str] = ("answering", "pairs"),
+    ) -> None:
         self.quiet, self.strict = quiet, strict
+        self._work = work
         self.errors = 0
         """Videos and queries that were skipped."""
         self._unknown: dict[str, None] = {}
@@ -62,16 +70,19 @@ class Reporter(Listener):
                 "--glove FILE knows more words"
             )
 
-    def begin(self, pairs: int, done: int) -> None:
-        """So many pairs are to be answered, of which an earlier run has answered some."""
+    def begin(self, total: int, done: int) -> None:
         if self._progress is not None:
-            self._task = self._progress.add_task(
-                "answering", total=pairs, completed=done, before=done, unit="pairs", note=""
-            )
+            what, unit = self._work
+            self._task = self._progress.add_task(what, total=total, completed=done, before=done, unit=unit, note="")
 
-    def settled(self, pairs: int) -> None:
+    def settled(self, number: int) -> None:
         if self._progress is not None:
-            self._progress.advance(self._task, pairs)
+            self._progress.advance(self._task, number)
+
+    def leader(self, text: str) -> None:
+        """What leads a ranking, beside the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, note=one_line(text))
 
     def reading(self, done: int, size: int) -> None:
         """So many bytes of a GloVe file are read."""

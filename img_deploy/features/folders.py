@@ -37,7 +37,49 @@ class Wanted:
     max_clips: int
 
 
-class FeatureFolder:
+class TextFolder:
+    """Token features of queries, by query id. ``path`` is what messages call it."""
+
+    def __init__(self, path: Where, files: TextFiles | None, kind: FeatureKind | None) -> None:
+        self.path, self.text = path, kind
+        self._text = files
+
+    def load_text(self, qid: int, max_words: int | None = None) -> Floats:
+        """Token features [N, Dt] of a query; of more than ``max_words`` tokens the first are taken.
+
+        ``qid`` must be of the numbering the features go by (:attr:`text_numbering`).
+
+        Raises:
+            FeatureError: it was opened without text features, or this query's are missing or broken.
+        """
+        texts, kind = self._texts()
+        source = texts.read(qid)
+        return prepare_tokens(source.where, source.values, kind, max_words)
+
+    def text_fingerprint(self, qid: int) -> str:
+        """As :meth:`fingerprint`, of a query's token features. Raises FeatureError: there are none."""
+        return _fingerprint([self._texts()[0].file(qid)])
+
+    @property
+    def text_numbering(self) -> Literal["txt", "jsonl"] | None:
+        """The annotation files whose query ids the text features go by; None where no dataset says.
+
+        The two numberings of Charades disagree on every test query: CLIP's features go by ``*_qid.txt``,
+        LLaMA's by ``*_tvr_format.jsonl``.
+        """
+        if self._text is None:
+            return None
+        home = self._text.folder.resolve().name
+        known = {os.path.basename(os.path.dirname(kind.files[0])): kind.numbering for kind in kinds_of("text")}
+        return known.get(home)
+
+    def _texts(self) -> tuple[TextFiles, FeatureKind]:
+        if self._text is None or self.text is None:
+            raise FeatureError(f"{self.path}: was opened without text features; say which kind is wanted")
+        return self._text, self.text
+
+
+class FeatureFolder(TextFolder):
     """Features of many videos, made by :func:`open_folder`.
 
     Opening lists names, lengths come from headers, and ``load`` reads one video; nothing is kept, except
@@ -46,8 +88,9 @@ class FeatureFolder:
     """
 
     def __init__(self, path: Path, wanted: Wanted, video: Store, audio: Store | None, text: TextFiles | None) -> None:
-        self.path, self.wanted = path, wanted
-        self._video, self._audio, self._text = video, audio, text
+        super().__init__(path, text, wanted.text)
+        self.wanted = wanted
+        self._video, self._audio = video, audio
 
     def __len__(self) -> int:
         return len(self._video.ids())
@@ -91,18 +134,6 @@ class FeatureFolder:
         wanted = self.wanted
         return prepare_parts(vid, video, audio, wanted.video, wanted.audio, wanted.max_clips)
 
-    def load_text(self, qid: int, max_words: int | None = None) -> Floats:
-        """Token features [N, Dt] of a query; of more than ``max_words`` tokens the first are taken.
-
-        ``qid`` must be of the numbering the features go by (:attr:`text_numbering`).
-
-        Raises:
-            FeatureError: the folder was opened without text features, or this query's are missing or broken.
-        """
-        texts, kind = self._texts()
-        source = texts.read(qid)
-        return prepare_tokens(source.where, source.values, kind, max_words)
-
     def fingerprint(self, vid: str) -> str:
         """Which files are behind a video, video and sound, as 64 hexadecimal digits; no content is read.
 
@@ -114,23 +145,6 @@ class FeatureFolder:
         if name is not None and self._audio is not None:
             files = [*files, *self._audio.files(name)]
         return _fingerprint(files)
-
-    def text_fingerprint(self, qid: int) -> str:
-        """As :meth:`fingerprint`, of a query's token features. Raises FeatureError: there are none."""
-        return _fingerprint([self._texts()[0].file(qid)])
-
-    @property
-    def text_numbering(self) -> Literal["txt", "jsonl"] | None:
-        """The annotation files whose query ids the text features go by; None where no dataset says.
-
-        The two numberings of Charades disagree on every test query: CLIP's features go by ``*_qid.txt``,
-        LLaMA's by ``*_tvr_format.jsonl``.
-        """
-        if self._text is None:
-            return None
-        home = self._text.folder.resolve().name
-        known = {os.path.basename(os.path.dirname(kind.files[0])): kind.numbering for kind in kinds_of("text")}
-        return known.get(home)
 
     @property
     def notes(self) -> list[str]:
@@ -190,11 +204,6 @@ class FeatureFolder:
 
     def _audio_name(self, vid: str) -> str | None:
         return None if self._audio is None else known_spelling(vid, self._audio.ids())
-
-    def _texts(self) -> tuple[TextFiles, FeatureKind]:
-        if self._text is None or self.wanted.text is None:
-            raise FeatureError(f"{self.path}: was opened without text features; say which kind is wanted")
-        return self._text, self.wanted.text
 
 
 def _fingerprint(files: Iterable[Path]) -> str:
@@ -265,6 +274,11 @@ def _find_text(root: Path, text: FeatureKind, text_dir: Where | None, problems: 
             place = wanted_place("text", text)
             problems.append(f"found {found}, wanted {text} in {place} (or name their folder)")
         return texts.store
+    return text_files(text_dir, text)
+
+
+def text_files(text_dir: Where, text: FeatureKind) -> TextFiles:
+    """The token features in a folder, of one kind. Raises FeatureError: none, or of another width."""
     store = TextFiles(Path(text_dir))
     width = store.width()
     if width is None:

@@ -24,6 +24,7 @@ from img_deploy.runtime.backends.choose import AUTO, choose
 from img_deploy.runtime.batching import alike
 from img_deploy.runtime.bundle import MANIFEST, Bundle
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
+from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.inputs import InputRules, input_rules
 from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
 from img_deploy.runtime.queries import Plan, plan_queries
@@ -51,7 +52,8 @@ class AskOptions:
 class Request:
     """What is asked of which folder; see ``img-deploy infer --help`` for each."""
 
-    features: Path
+    features: str | Path
+    """A folder of features, or an index."""
     bundle: Path = Path("deploy")
     queries: Sequence[str] = ()
     queries_file: Path | None = None
@@ -77,8 +79,11 @@ class Listener:
     def encoded(self, query: EncodedQuery) -> None:
         """A query is encoded; it knows of unknown and of cut words."""
 
-    def settled(self, pairs: int) -> None:
-        """So many more pairs are answered or left out."""
+    def begin(self, total: int, done: int) -> None:
+        """So much is to be done, of which an earlier run has done some."""
+
+    def settled(self, number: int) -> None:
+        """So much more is done, or left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +92,7 @@ class Session:
 
     request: Request
     predictor: Predictor
-    folder: FeatureFolder
+    library: FeatureFolder | VideoIndex
     plan: Plan
     durations: Mapping[str, float]
 
@@ -112,7 +117,7 @@ class Session:
     def notes(self) -> list[str]:
         """What a user should know before the answers, a line each."""
         predictor, videos = self.predictor, self.plan.videos
-        notes = [str(predictor.choice), *self.folder.notes, *self.plan.notes]
+        notes = [str(predictor.choice), *self.library.notes, *self.plan.notes]
         if self.durations and not any(by_video(self.durations, vid) for vid in videos):
             some = next(iter(self.durations))
             notes.append(
@@ -134,7 +139,7 @@ class Session:
 
     def sources(self) -> dict[str, str]:
         """What tells the features of each video from changed ones: a resumed run must not mix answers of both."""
-        return {vid: self.folder.fingerprint(vid) for vid in self.plan.videos}
+        return {vid: self.library.fingerprint(vid) for vid in self.plan.videos}
 
     def settings(self) -> dict[str, Any]:
         """What the answers depend on, as JSON types: a run is resumed only with the same."""
@@ -175,16 +180,21 @@ def open_session(request: Request, glove_progress: Progress | None = None) -> Se
         raise InputError(f"{request.glove}: this bundle takes {rules.text} features, not words; drop --glove")
     if request.glove is not None:
         check_glove(request.glove)  # also where it turns out not to be needed
-    folder = open_folder(
-        request.features, rules.video, rules.audio, rules.text, rules.max_clips, text_dir=request.text_features
-    )
-    plan = plan_queries(folder, request.queries, request.queries_file, request.videos)
+    library: FeatureFolder | VideoIndex
+    if is_index(request.features):
+        library = VideoIndex.open(request.features, bundle, rules.text, request.text_features)
+        durations = durations or library.durations()
+    else:
+        library = open_folder(
+            request.features, rules.video, rules.audio, rules.text, rules.max_clips, text_dir=request.text_features
+        )
+    plan = plan_queries(library, request.queries, request.queries_file, request.videos)
     if request.glove is not None:
         rules = _widened(rules, plan, request.glove, glove_progress)
     for sentence in request.queries:
         rules.query(sentence)  # one given by hand is refused at once, not skipped
     predictor = Predictor(bundle, rules, choose(bundle, request.backend, request.threads))
-    return Session(request, predictor, folder, plan, durations)
+    return Session(request, predictor, library, plan, durations)
 
 
 def _widened(rules: InputRules, plan: Plan, glove: Path, progress: Progress | None) -> InputRules:
@@ -208,7 +218,7 @@ class _Run:
 
     def __init__(self, session: Session, done: Set[RowKey], listener: Listener) -> None:
         self.session, self.done, self.listener = session, done, listener
-        self.predictor, self.folder, self.plan = session.predictor, session.folder, session.plan
+        self.predictor, self.library, self.plan = session.predictor, session.library, session.plan
         self.options = session.request.options
         self._closed: set[str] = set()  # videos of which nothing more comes
         self._shared: dict[int, EncodedQuery | None] = {}  # by index; None: cannot be asked
@@ -217,7 +227,7 @@ class _Run:
         """Answers as their batches are ready, put back into the plan's order."""
         waiting = deque(self.plan.videos)
         ready: dict[str, list[Answer]] = {}
-        for batch in alike(self.plan.videos, self.folder, self.options.batch_size, self._close):
+        for batch in alike(self.plan.videos, self.library, self.options.batch_size, self._close):
             for answers in self._answer(batch):
                 for answer in answers:
                     ready.setdefault(answer.vid, []).append(answer)
@@ -256,10 +266,12 @@ class _Run:
 
     def _encode_videos(self, vids: Sequence[str]) -> dict[str, EncodedVideo]:
         """The usable videos of a batch."""
+        if isinstance(self.library, VideoIndex):
+            return {video.vid: video for video in self.library.encoded(vids)}
         loaded: list[VideoFeatures] = []
         for vid in vids:
             try:
-                loaded.append(self.folder.load(vid))
+                loaded.append(self.library.load(vid))
             except FeatureError as error:
                 self.listener.skipped(error)
                 continue
@@ -303,7 +315,7 @@ class _Run:
         if self.predictor.rules.text is None:
             return self.predictor.rules.query(query.sentence, query.qid)
         assert query.qid is not None  # the plan has seen to it
-        return self.predictor.rules.query(self.folder.load_text(query.qid), query.qid, query.sentence)
+        return self.predictor.rules.query(self.library.load_text(query.qid), query.qid, query.sentence)
 
     def _ground(self, pairs: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
         timed = [(video, query, self.session.seconds(video.vid, video.source_clips)) for video, query in pairs]

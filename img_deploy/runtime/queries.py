@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from img_deploy.annotations import QueryFile, read_query_file
 from img_deploy.errors import AnnotationError, InputError, QueryError
-from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
 from img_deploy.features.kinds import FeatureKind
 from img_deploy.runtime.encoded import Query
+
+if TYPE_CHECKING:
+    from img_deploy.features.folders import FeatureFolder
+    from img_deploy.runtime.index import VideoIndex
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ class Plan:
 
 
 def plan_queries(
-    folder: FeatureFolder, queries: Sequence[str] = (), file: str | Path | None = None, videos: Sequence[str] = ()
+    library: "FeatureFolder | VideoIndex",
+    queries: Sequence[str] = (),
+    file: str | Path | None = None,
+    videos: Sequence[str] = (),
 ) -> Plan:
     """The queries of a run.
 
     Args:
-        folder: the videos there are. Where token features are wanted of it, queries are looked up by their ids.
+        library: the videos there are. Where it takes token features, queries are looked up by their ids.
         queries: sentences for every video.
         file: lines of plain text, for every video; or an annotation file, whose queries name their video. The
             annotated moments do not matter.
@@ -56,22 +63,22 @@ def plan_queries(
 
     Raises:
         QueryError: no queries, an empty one, or sentences where ids are needed.
-        AnnotationError: the file cannot be understood, or goes by other ids than the folder's text features.
-        FeatureError: one of ``videos`` is not in the folder.
+        AnnotationError: the file cannot be understood, or goes by other ids than the token features.
+        FeatureError: one of ``videos`` is not in the library.
         InputError: nothing is left to ask.
     """
     for vid in videos:
-        folder.source_clips(vid)  # raises where there is no such video, or its file is broken
+        library.source_clips(vid)  # raises where there is no such video, or its file is broken
     found = None if file is None else read_query_file(file)
-    check_ids(queries, found, folder.wanted.text)
+    check_ids(queries, found, library.text)
     if found is None or found.format == "lines":
         sentences = [*queries, *(sample.query for sample in (found.samples if found else ()))]
-        return _shared(sentences, list(dict.fromkeys(videos)) or folder.videos())
+        return _shared(sentences, list(dict.fromkeys(videos)) or library.videos())
     if queries:
         raise InputError(f"{file}: its queries name their videos, so --query cannot be mixed in; give one of the two")
-    if folder.wanted.text is not None:
-        _check_numbering(folder, str(file), found)
-    return _own(folder, str(file), found, set(videos))
+    if library.text is not None:
+        _check_numbering(library, str(file), found)
+    return _own(library, str(file), found, set(videos))
 
 
 def check_ids(queries: Sequence[str], file: QueryFile | None, text: FeatureKind | None) -> None:
@@ -96,7 +103,7 @@ def _shared(sentences: Sequence[str], videos: Sequence[str]) -> Plan:
     return Plan(tuple(videos), shared=unique, notes=notes)
 
 
-def _own(folder: FeatureFolder, file: str, found: QueryFile, only: set[str]) -> Plan:
+def _own(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile, only: set[str]) -> Plan:
     notes = list(found.skipped)
     own: dict[str, list[Query]] = {}
     seconds: dict[str, float] = {}
@@ -104,7 +111,7 @@ def _own(folder: FeatureFolder, file: str, found: QueryFile, only: set[str]) -> 
     for sample in found.samples:
         if only and by_video(dict.fromkeys(only, True), sample.vid) is None:
             continue
-        if sample.vid not in folder:
+        if sample.vid not in library:
             absent[sample.vid] = absent.get(sample.vid, 0) + 1
             continue
         own.setdefault(sample.vid, []).append(Query(sample.query, sample.qid))
@@ -115,10 +122,10 @@ def _own(folder: FeatureFolder, file: str, found: QueryFile, only: set[str]) -> 
         some = ", ".join(list(absent)[:3])
         notes.append(
             f"{file}: {sum(absent.values())} queries ask about {len(absent)} videos without features in "
-            f"{folder.path} ({some}{', ...' if len(absent) > 3 else ''})"
+            f"{library.path} ({some}{', ...' if len(absent) > 3 else ''})"
         )
     if not own:
-        wanted = f" about {', '.join(sorted(only))}" if only else f" about the {len(folder)} videos of {folder.path}"
+        wanted = f" about {', '.join(sorted(only))}" if only else f" about the {len(library)} videos of {library.path}"
         why = f" ({notes[0]})" if found.skipped else ""
         raise InputError(f"{file}: got no queries{wanted}{why}; give the file and the folder of the same dataset")
     return Plan(
@@ -130,15 +137,15 @@ def _own(folder: FeatureFolder, file: str, found: QueryFile, only: set[str]) -> 
     )
 
 
-def _check_numbering(folder: FeatureFolder, file: str, found: QueryFile) -> None:
+def _check_numbering(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile) -> None:
     if found.row_without_qid is not None:
         where = f"{file}:{found.row_without_qid}"
         raise AnnotationError(f"{where}: got no qid, expected one: token features are found by it")
-    wanted = folder.text_numbering
+    wanted = library.text_numbering
     if wanted is not None and found.format != wanted:
         names = {"txt": "*_qid.txt", "jsonl": "*_tvr_format.jsonl"}
         raise AnnotationError(
             f"{file}: got the query ids of {names.get(found.format, found.format)} files, expected those of "
-            f"{names[wanted]}, which the {folder.wanted.text} features go by; the two number the same queries "
+            f"{names[wanted]}, which the {library.text} features go by; the two number the same queries "
             "differently"
         )

@@ -71,6 +71,8 @@ class Answer:
     """[L]; None from the visual head."""
     saliency_audio: NDArray[np.float32] | None = None
     """[L]; None from the visual head."""
+    rank: int | None = None
+    """Place among the best moments of a library, from 1; None where there is no such ranking."""
 
     def __post_init__(self) -> None:
         if not self.moments:
@@ -83,6 +85,13 @@ class Answer:
         """The moment of rank 1."""
         return self.moments[0]
 
+    def lift(self, moment: Moment) -> float:
+        """How many times likelier than chance: a moment's score over that of a span drawn at random.
+
+        Unlike the score it does not favour short videos (the only span of a single clip scores 1).
+        """
+        return moment.score * self.clips * (self.clips + 1) / 2
+
     @property
     def key(self) -> RowKey:
         """What :class:`~img_deploy.runtime.writers.RowWriter` knows this answer by when a run resumes."""
@@ -93,6 +102,7 @@ class Answer:
 
         ``pred_relevant_windows`` is [[start, end, score], ...] in seconds, best first, and absent where the
         duration is not known. ``fractions`` holds the same as fractions of the video, ``spans`` as clips.
+        ``rank`` and ``times_chance`` (:meth:`lift`) stand in the rows of a ranking alone.
         ``pred_saliency_scores`` is left out: evaluators that see it look for saliency ground truth.
         """
         row: dict[str, Any] = {
@@ -100,6 +110,8 @@ class Answer:
             "query": self.query,
             "vid": self.vid,
         }
+        if self.rank is not None:
+            row |= {"rank": self.rank, "times_chance": self.lift(self.best)}
         if self.duration is not None:
             row["pred_relevant_windows"] = [
                 [float(m.window[0]), float(m.window[1]), float(m.score)] for m in self.moments if m.window

@@ -73,7 +73,7 @@ class Csv:
             row = answer.to_row()
             windows = row.get("pred_relevant_windows") or [(None, None)] * len(row["spans"])
             moments = zip(windows, row["spans"], row["fractions"], strict=True)
-            for rank, (window, span, (start, end, score)) in enumerate(moments, 1):
+            for rank, (window, span, (start, end, score)) in enumerate(moments, answer.rank or 1):
                 place = (rank, *window[:2], score, *span, start, end)
                 video = (row["clips"], row["duration"], row["head"], row["importance"])
                 lines.writerow((row["vid"], row["qid"], row["query"], *place, *video))

@@ -112,7 +112,7 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
             encoded.append(_no_result(item.name))
             continue
         known = item.content if isinstance(item.content, EncodedWords) else None
-        facts = (known.unknown, known.all_unknown, getattr(known, "cut", 0)) if known else ((), False, 0)
+        facts = (known.unknown, known.all_unknown, known.cut) if known else ((), False, 0)
         encoded.append(EncodedQuery(item.sentence, item.qid, *streams, *facts, network))
     return encoded
 

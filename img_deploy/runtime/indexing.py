@@ -1,0 +1,284 @@
+"""Making and renewing an index: only new and changed videos are encoded, and every commit leaves a whole version."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from img_deploy.errors import FeatureError, ImgDeployError, InputError
+from img_deploy.features.folders import FeatureFolder
+from img_deploy.features.ids import by_video
+from img_deploy.features.prepare import VideoFeatures
+from img_deploy.runtime.asking import Listener
+from img_deploy.runtime.batching import alike
+from img_deploy.runtime.encoded import EncodedVideo
+from img_deploy.runtime.index import (
+    IndexedVideo,
+    Store,
+    VideoIndex,
+    facts_of,
+    is_index,
+    lance_module,
+    schema_of,
+    table_of,
+)
+from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+
+COMMIT_SECONDS = 2.0
+"""Work between two commits: what a killed run loses at most."""
+KEPT = timedelta(hours=1)
+"""Versions younger than this stay: others may be reading them."""
+
+
+class Encoded(NamedTuple):
+    """What became of a video."""
+
+    vid: str
+    digest: str
+    """Of its features as the network takes them; empty where they cannot be read."""
+    result: EncodedVideo | ImgDeployError | None
+    """None: its features are those that it was encoded from before."""
+
+
+Encode = Callable[[Sequence[str], Mapping[str, str]], Iterable[Encoded]]
+"""Encodes videos, in any order; those whose digest is the one given (by video) are left alone."""
+
+
+@dataclass
+class IndexSummary:
+    """Videos by what became of them."""
+
+    added: int = 0
+    changed: int = 0
+    kept: int = 0
+    skipped: int = 0
+    vanished: tuple[str, ...] = ()
+    """In the index, but no longer in the folder."""
+    pruned: bool = False
+    """Whether those were dropped."""
+
+
+def index_folder(
+    folder: FeatureFolder,
+    predictor: Predictor,
+    path: str,
+    store: Store | None = None,
+    durations: Mapping[str, float] | None = None,
+    prune: bool = False,
+    batch_size: int = BATCH_SIZE,
+    listener: Listener | None = None,
+    encode: Encode | None = None,
+) -> IndexSummary:
+    """Bring an index up to a feature folder.
+
+    A video is unchanged where its files are those of before by size, times and place; else its features decide. A
+    video whose files cannot be read any more keeps its row. A killed run leaves the last commit; the next one goes on
+    from there.
+
+    Args:
+        path: the index, made where there is none.
+        store: what values are rounded to; None: what an old index has, fp32 for a new one.
+        durations: seconds by video id.
+        prune: drop videos that are no longer in the folder.
+        encode: by default :func:`encode_videos`.
+
+    Raises:
+        InputError: something else lies at ``path``, it is of another bundle or store, or another program writes it.
+        BackendError: the backend failed.
+    """
+    listener = listener or Listener()
+    with _only_writer(path):
+        index = _opened(path, predictor, store)
+        run = _Indexing(folder, index, durations or {}, listener)
+        todo = run.survey()
+        listener.begin(len(todo), 0)
+        encode = encode or partial(encode_videos, folder, predictor, batch_size)
+        for one in encode(todo, {vid: index.entry(vid).digest for vid in todo if vid in index}):
+            run.take(one)
+        run.commit()
+        run.renew()
+        if prune:
+            run.prune()
+        index.dataset.checkout_latest()
+        if run.commits > 1:
+            index.dataset.optimize.compact_files()
+            index.dataset.cleanup_old_versions(older_than=KEPT)
+        return run.summary
+
+
+def _opened(path: str, predictor: Predictor, store: Store | None) -> VideoIndex:
+    bundle = predictor.bundle
+    if is_index(path):
+        index = VideoIndex.open(path, bundle)
+        if store not in (None, index.facts.store):
+            raise InputError(f"{path}: holds {index.facts.store}, got --store {store}; drop the option or index anew")
+        return index
+    if "://" not in path and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
+        raise InputError(f"{path}: holds something that is no index; give another path")
+    facts = facts_of(bundle, store or "fp32")
+    lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
+    return VideoIndex.open(path, bundle)
+
+
+@contextmanager
+def _only_writer(path: str) -> Iterator[None]:
+    """Refuse a second writer. The system drops the lock of a killed program; object stores have none."""
+    if "://" in path:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    target = Path(os.path.abspath(path))
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {target.parent}; create it or give another path")
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{path}: another program is writing it; wait for it to end") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def encode_videos(
+    folder: FeatureFolder, predictor: Predictor, batch_size: int, vids: Sequence[str], before: Mapping[str, str]
+) -> Iterator[Encoded]:
+    """:data:`Encode` in this process."""
+    broken: list[Encoded] = []
+    for batch in alike(vids, folder, batch_size, lambda vid, error: broken.append(Encoded(vid, "", error))):
+        loaded, digests = [], {}
+        for vid in batch:
+            try:
+                features = folder.load(vid)
+            except FeatureError as error:
+                broken.append(Encoded(vid, "", error))
+                continue
+            digests[vid] = digest_of(features)
+            if digests[vid] == before.get(vid):
+                yield Encoded(vid, digests[vid], None)
+            else:
+                loaded.append(features)
+        results = predictor.encode_features(loaded, batch_size)
+        yield from (Encoded(one.vid, digests[one.vid], out) for one, out in zip(loaded, results, strict=True))
+        yield from broken
+        broken.clear()
+    yield from broken
+
+
+def digest_of(features: VideoFeatures) -> str:
+    """Of the numbers that the network takes."""
+    digest = hashlib.sha256()
+    for array in (features.video, features.audio):
+        shape = None if array is None else array.shape
+        digest.update(repr(shape).encode() + (b"" if array is None else np.ascontiguousarray(array).tobytes()))
+    return digest.hexdigest()
+
+
+class _Indexing:
+    """One run of :func:`index_folder`."""
+
+    def __init__(
+        self, folder: FeatureFolder, index: VideoIndex, durations: Mapping[str, float], listener: Listener
+    ) -> None:
+        self.folder, self.index, self.durations, self.listener = folder, index, durations, listener
+        self.summary = IndexSummary()
+        self.commits = 0
+        self._rows: list[tuple[IndexedVideo, EncodedVideo]] = []
+        self._touched: set[str] = set()  # other files, the same features
+        self._marks: dict[str, str] = {}
+        self._known = {vid: index.entry(vid) for vid in index.videos()}
+        self._last = time.monotonic()
+
+    def survey(self) -> list[str]:
+        """The videos that have to be looked at: new ones, and those whose files are not those of before."""
+        todo = []
+        here = self.folder.videos()
+        for vid in here:
+            self._marks[vid] = self.folder.fingerprint(vid)
+            if vid in self._known and self._known[vid].fingerprint == self._marks[vid]:
+                self.summary.kept += 1
+            else:
+                todo.append(vid)
+        self.summary.vanished = tuple(sorted(set(self._known) - set(here)))
+        return todo
+
+    def take(self, one: Encoded) -> None:
+        """Keep an encoding, and commit now and then."""
+        if isinstance(one.result, ImgDeployError):
+            self._skip(one.result)
+        elif one.result is None:
+            self.summary.kept += 1
+            self._touched.add(one.vid)
+        else:
+            video, mark = one.result, self._marks[one.vid]
+            if (error := self.index.facts.refusal(video)) is not None:
+                return self.take(one._replace(result=error))
+            seconds = by_video(self.durations, one.vid)
+            sound = video.audio_clips is not None
+            entry = IndexedVideo(one.vid, video.clips, video.source_clips, sound, seconds, mark, one.digest)
+            self._rows.append((entry, video))
+            if time.monotonic() - self._last > COMMIT_SECONDS:
+                self.commit()
+            return None
+        self.listener.settled(1)
+        return None
+
+    def _skip(self, error: ImgDeployError) -> None:
+        self.summary.skipped += 1
+        self.listener.skipped(error)
+
+    def commit(self) -> None:
+        """Append the rows so far, in one step; those of changed videos replace the old ones."""
+        for changed in (False, True):
+            rows = [row for row in self._rows if (row[0].vid in self._known) is changed]
+            if not rows:
+                continue
+            table = table_of(self.index.facts, rows)
+            if changed:
+                self.index.dataset.merge_insert("vid").when_matched_update_all().execute(table)
+                self.summary.changed += len(rows)
+            else:
+                lance_module().write_dataset(table, self.index.dataset, mode="append")
+                self.summary.added += len(rows)
+            self.index.dataset.checkout_latest()
+            self.commits += 1
+        self.listener.settled(len(self._rows))
+        self._rows, self._last = [], time.monotonic()
+
+    def renew(self) -> None:
+        """Take over new times of unchanged files, and durations that are told now."""
+        import pyarrow
+
+        told = {vid: by_video(self.durations, vid) for vid in self._known}
+        names = [
+            vid for vid, entry in self._known.items() if vid in self._touched or told[vid] not in (None, entry.duration)
+        ]
+        if not names:
+            return
+        columns = {
+            "vid": names,
+            "fingerprint": [self._marks.get(vid, self._known[vid].fingerprint) for vid in names],
+            "duration": pyarrow.array([told[vid] or self._known[vid].duration for vid in names], pyarrow.float64()),
+        }
+        self.index.dataset.merge_insert("vid").when_matched_update_all().execute(pyarrow.table(columns))
+        self.commits += 1
+
+    def prune(self) -> None:
+        """Drop the videos that are no longer in the folder."""
+        for first in range(0, len(self.summary.vanished), 1000):
+            names = [vid.replace("'", "''") for vid in self.summary.vanished[first : first + 1000]]
+            quoted = ", ".join(f"'{name}'" for name in names)
+            self.index.dataset.checkout_latest()
+            self.index.dataset.delete(f"vid IN ({quoted})")
+            self.commits += 1
+        self.summary.pruned = True

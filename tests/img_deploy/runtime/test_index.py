@@ -1,0 +1,263 @@
+"""Indexes: rows that answer as the features do, whole after any kill, and renewed by what changed alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from img_deploy.errors import FeatureError, InputError
+from img_deploy.features import open_folder
+from img_deploy.runtime import indexing
+from img_deploy.runtime.asking import Listener
+from img_deploy.runtime.index import VideoIndex, is_index
+from img_deploy.runtime.indexing import index_folder
+from img_deploy.runtime.library import load_index
+from img_deploy.runtime.predictor import load_bundle
+
+pytest.importorskip("lance", reason="Lance is not installed")
+
+
+@pytest.fixture(scope="module")
+def predictor(bundles):
+    return load_bundle(bundles["tiny_glove"], "torch", threads=1)
+
+
+class Ears(Listener):
+    def __init__(self):
+        self.errors = []
+
+    def skipped(self, error):
+        self.errors.append(str(error))
+
+
+@pytest.fixture
+def indexed(predictor, features, tmp_path):
+    """Function: index the features -> what became of the videos; other arguments are those of ``index_folder``."""
+    path = str(tmp_path / "library")
+
+    def run(**options):
+        rules = predictor.rules
+        folder = open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
+        return index_folder(folder, predictor, path, **options)
+
+    run.path = path
+    return run
+
+
+def rows(run_cli, *arguments):
+    done = run_cli("infer", *arguments, "--format", "jsonl", "--backend", "torch", "--threads", 1, "--quiet")
+    assert done.code == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "asked", [["-q", "w001 w002"], ["-q", "w001", "-q", "zebra w003", "--top-k", 3], ["-q", "w001", "--video", "B"]]
+)
+def test_answers_are_those_of_the_features(run_cli, bundles, features, indexed, asked):
+    """An index would answer otherwise than the features it was made of, in the last digit of a row or in its order."""
+    indexed()
+    bundle = ("--bundle", bundles["tiny_glove"], "--clip-seconds", 2)
+    assert rows(run_cli, indexed.path, *asked, *bundle) == rows(run_cli, features.folder, *asked, *bundle)
+
+
+def test_half_precision_answers_alike(run_cli, bundles, features, indexed):
+    """Rounding would move a moment, or the option would do nothing."""
+    indexed(store="fp16")
+    bundle = ("--bundle", bundles["tiny_glove"], "-q", "w001 w002")
+    found, expected = (rows(run_cli, place, *bundle) for place in (indexed.path, features.folder))
+    assert [row["spans"] for row in found] == [row["spans"] for row in expected]
+    scores = [[row["fractions"][0][2] for row in one] for one in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=2e-3)
+    assert scores[0] != scores[1]
+
+
+def test_only_what_changed_is_encoded(indexed, features, predictor, monkeypatch):
+    """Adding 1,000 videos to 20,000 would encode 21,000; or a changed file would go on answering as it was."""
+    first = indexed()
+    assert (first.added, first.kept, first.skipped) == (6, 0, 0)
+    encoded = []
+    encode = predictor.encode_features
+
+    def watched(videos, *rest):
+        encoded.extend(one.vid for one in videos)
+        return encode(videos, *rest)
+
+    monkeypatch.setattr(predictor, "encode_features", watched)
+    assert (indexed().kept, encoded) == (6, [])
+    features.add("G", 9)
+    features.add("B", 12)
+    (features.folder / "video" / "D.npy").touch()
+    os.remove(features.folder / "audio" / "F.npy")
+    second = indexed()
+    assert (second.added, second.changed, second.kept) == (1, 2, 4)
+    assert sorted(encoded) == ["B", "F", "G"]
+    index = VideoIndex.open(indexed.path, predictor.bundle)
+    assert index.videos() == list("ABCDEFG")
+    assert (index.clips("B"), index.has_audio("F")) == (12, False)
+    folder = open_folder(features.folder, predictor.rules.video, predictor.rules.audio, max_clips=16)
+    for vid, kept in zip(index.videos(), index.encoded(index.videos()), strict=True):
+        [fresh] = encode([folder.load(vid)])
+        np.testing.assert_allclose(kept.visual_clips, fresh.visual_clips, atol=1e-5)
+        assert (kept.audio_clips is None) == (fresh.audio_clips is None)
+    encoded.clear()
+    assert (indexed().kept, encoded) == (7, [])
+
+
+def test_durations_are_kept_and_renewed(indexed, predictor):
+    """Moments of an index would have no seconds, or those of an old file."""
+    indexed(durations={"A": 10.0, "B": 20.0})
+    indexed(durations={"B": 25.0, "C": 5.0})
+    assert VideoIndex.open(indexed.path, predictor.bundle).durations() == {"A": 10.0, "B": 25.0, "C": 5.0}
+
+
+def test_vanished_videos_are_told_and_dropped_when_asked(indexed, features):
+    """Answers about deleted videos would go on without a word, or an unmounted folder would empty the index."""
+    indexed()
+    os.remove(features.folder / "video" / "A.npy")
+    kept = indexed()
+    assert (kept.vanished, kept.pruned) == (("A",), False)
+    assert indexed(prune=True).pruned
+    assert indexed().vanished == ()
+
+
+def test_a_bad_video_is_left_out(indexed, features, predictor):
+    """One broken file among thousands would end the run."""
+    features.put("video/X.npy", b"")
+    features.put("video/Y.npy", np.full((4, 24), np.nan, np.float32))
+    features.put("video/Z.npy", np.full((4, 24), 3e38, np.float32))
+    ears = Ears()
+    done = indexed(listener=ears)
+    assert (done.added, done.skipped) == (6, 3)
+    assert [sum(name in error for error in ears.errors) for name in ("X.npy", "Y.npy", "Z")] == [1, 1, 1]
+    with pytest.raises(FeatureError, match="no video 'X' among 6"):
+        VideoIndex.open(indexed.path, predictor.bundle).entry("X")
+
+
+def test_values_beyond_half_precision_are_not_kept(indexed, predictor, monkeypatch):
+    """They would become infinite in the index and give no answer, or a wrong one."""
+    encode = predictor.encode_features
+
+    def loud(videos, *rest):
+        made = encode(videos, *rest)
+        for one in made:
+            if one.vid == "B":
+                one.visual_clips[0, 0] = 1e6
+        return made
+
+    monkeypatch.setattr(predictor, "encode_features", loud)
+    ears = Ears()
+    assert indexed(store="fp16", listener=ears).added == 5
+    assert ears.errors == ["B: its encoding has values beyond fp16; index with --store fp32"]
+
+
+def test_another_bundle_or_store_is_refused(indexed, checkpoints, make_bundle, tmp_path):
+    """Encodings of one network would be answered by another."""
+    indexed()
+    weights = {name: tensor + 0.01 for name, tensor in checkpoints["tiny_glove"].weights.items()}
+    other = make_bundle(tmp_path / "other", checkpoints["tiny_glove"], weights)
+    with pytest.raises(InputError, match="made with another bundle's network"):
+        load_index(indexed.path, other, "torch")
+    with pytest.raises(InputError, match="holds fp32, got --store fp16"):
+        indexed(store="fp16")
+
+
+def test_two_writers(indexed):
+    """Both would append the same videos."""
+    with indexing._only_writer(indexed.path), pytest.raises(InputError, match="another program is writing it"):
+        indexed()
+
+
+def test_what_is_no_index_is_left_alone(indexed, run_cli, bundles, tmp_path):
+    """A folder of something else would be filled or taken for an index."""
+    place = tmp_path / "library"
+    place.mkdir()
+    (place / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds something that is no index"):
+        indexed()
+    assert not is_index(place)
+    (place / "_versions").mkdir()
+    done = run_cli("infer", place, "-q", "w001", "--bundle", bundles["tiny_glove"])
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "cannot be opened as an index" in done.err
+
+
+def test_best_moments_of_a_library(indexed, bundles):
+    """The ranking would miss a better moment, or favour short videos."""
+    indexed()
+    library = load_index(indexed.path, bundles["tiny_glove"], "torch", threads=1)
+    answers = list(library.ask("w001 w002", top_k=3))
+    every = sorted((answer.lift(moment) for answer in answers for moment in answer.moments), reverse=True)
+    for count in (1, 4, 100):
+        best = library.best("w001 w002", count, top_k=3)
+        assert [answer.lift(answer.best) for answer in best] == every[:count]
+        assert [answer.rank for answer in best] == list(range(1, len(best) + 1))
+    assert {answer.vid for answer in library.ask(["w001", "w002"], videos=["A", "B"])} == {"A", "B"}
+    with pytest.raises(FeatureError, match="no video 'Q'"):
+        library.ask("w001", videos=["Q"])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
+def test_best_moments_on_the_command_line(run_cli, indexed, bundles, form):
+    """``--best`` would give an answer per video, or another order."""
+    indexed()
+    asked = (indexed.path, "-q", "w001", "--best", 2, "--bundle", bundles["tiny_glove"], "--backend", "torch")
+    done = run_cli("infer", *asked, "--format", form)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert len(lines) == (2 if form == "jsonl" else 3)
+    if form == "jsonl":
+        first, second = map(json.loads, lines)
+        assert (first["rank"], second["rank"]) == (1, 2)
+        assert first["times_chance"] >= second["times_chance"]
+
+
+KILLED = """
+import sys
+from img_deploy.features import open_folder
+from img_deploy.runtime import indexing
+from img_deploy.runtime.predictor import load_bundle
+indexing.COMMIT_SECONDS = 0.0
+bundle, features, path = sys.argv[1:]
+predictor = load_bundle(bundle, "torch", threads=1)
+rules = predictor.rules
+print("ready", flush=True)
+folder = open_folder(features, rules.video, rules.audio, max_clips=rules.max_clips)
+indexing.index_folder(folder, predictor, path, batch_size=1)
+"""
+
+
+def test_killed_at_any_moment(indexed, features, bundles, predictor):
+    """A kill would leave an index that does not open, loses what was committed, or holds a video twice."""
+    for number in range(24):
+        features.add(f"K{number}", 3 + number % 5)
+    command = [sys.executable, "-c", KILLED, str(bundles["tiny_glove"]), str(features.folder), indexed.path]
+    least = 0
+    for pause in (0.05, 0.3, 0.6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if is_index(indexed.path):
+            table = VideoIndex.open(indexed.path, predictor.bundle).dataset.to_table(columns=["vid"])
+            videos = table["vid"].to_pylist()
+            assert len(videos) == len(set(videos)) >= least
+            least = len(videos)
+    done = indexed()
+    assert done.added + done.kept == 30
+    names = sorted([*"ABCDEF", *(f"K{number}" for number in range(24))])
+    assert VideoIndex.open(indexed.path, predictor.bundle).videos() == names
+
+
+def test_an_empty_folder_becomes_an_index(indexed, tmp_path):
+    """A kill between making the folder and its first version would block the index for good."""
+    (tmp_path / "library").mkdir()
+    assert indexed().added == 6
+    shutil.rmtree(tmp_path / "library")
+    assert indexed().added == 6
