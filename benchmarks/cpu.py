@@ -6,7 +6,7 @@ and ONNX Runtime answer the same drawn pairs in turns. Speed does not depend on 
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -18,11 +18,12 @@ import numpy as np
 from img_deploy.benchmarks.contenders import EAGER, Contender, Lineup, open_contenders
 from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.latency import Grid
-from img_deploy.benchmarks.profile import Profile, ProfileOptions, measure_lineup, write_json
-from img_deploy.benchmarks.results_page import results_page
+from img_deploy.benchmarks.page import Document, head, ms, origin, spread, table, table_of, write_results
+from img_deploy.benchmarks.profile import ProfileOptions, measure_lineup
+from img_deploy.benchmarks.profile_tables import stage_columns, start_columns
 from img_deploy.benchmarks.timing import Effort
-from img_deploy.errors import ImgDeployError, InputError, VerificationError
-from img_deploy.runtime.backends.base import Feeds
+from img_deploy.errors import ImgDeployError, VerificationError
+from img_deploy.runtime.backends.base import Backend, Feeds
 from img_deploy.runtime.backends.choose import Choice
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.inputs import input_rules
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
 CPU_EAGER = f"{EAGER}:cpu"
 AGAIN = f"{CPU_EAGER} again"
 PUBLISHED = "as published"
-NOTES = {
+CONTENDERS = {
     CPU_EAGER: "this project's network in eager PyTorch: the baseline of every ratio",
     AGAIN: "the same once more: how far a ratio of nothing may be from 1",
     PUBLISHED: "eager PyTorch with packed `nn.GRU` in step 13 and all three predictors, as the published code computes",
     "onnxruntime:cpu": "the exported graphs in ONNX Runtime",
-    "aoti:cpu": "the graphs compiled by AOTInductor",
 }
 TOLERANCE = 3e-5
 """Largest difference of a logit (absolute, float32) with which the published way counts as the same network."""
@@ -76,11 +76,10 @@ def check_published(network: "IMGNetwork", seed: int = SEED) -> float:
 
     Raises VerificationError above :data:`TOLERANCE`.
     """
-    from img_deploy.benchmarks.published import PublishedBackend
     from img_deploy.runtime.backends.torch_eager import TorchBackend
 
     random = np.random.default_rng(seed)
-    one, other = TorchBackend(network), PublishedBackend(network)
+    one, other = TorchBackend(network), _as_published(network)
     differences = []
     for lengths in ([1], [7, 31], [network.config.max_clips, 64, 3]):
         feeds, mask = _grounder_feeds(random, np.array(lengths), 9, network.config.dim)
@@ -96,6 +95,13 @@ def check_published(network: "IMGNetwork", seed: int = SEED) -> float:
     return largest
 
 
+def _as_published(network: "IMGNetwork") -> Backend:
+    from img_deploy.benchmarks.published import published_network
+    from img_deploy.runtime.backends.torch_eager import TorchBackend
+
+    return TorchBackend(published_network(network))
+
+
 def _grounder_feeds(random: np.random.Generator, lengths: Any, words: int, dim: int) -> tuple[Feeds, Any]:
     batch, longest = len(lengths), int(lengths.max())
     mask = np.arange(longest) < lengths[:, None]  # [B, L]
@@ -106,42 +112,89 @@ def _grounder_feeds(random: np.random.Generator, lengths: Any, words: int, dim: 
 
 def lineup_of(bundle: Bundle, network: "IMGNetwork", backends: Sequence[str], threads: int | None) -> Lineup:
     """Eager PyTorch twice, the published way of computing, and other backends, all on the CPU."""
-    from img_deploy.benchmarks.published import PublishedBackend
-
     opened = open_contenders(bundle, [CPU_EAGER, *backends], threads)
     rules = input_rules(bundle)
     eager = opened.contenders[0].predictor.choice
     extra = [
         Contender(bundle, rules, eager, AGAIN),
-        Contender(bundle, rules, Choice(PublishedBackend(network), "the published code's way"), PUBLISHED),
+        Contender(bundle, rules, Choice(_as_published(network), "the published code's way"), PUBLISHED),
     ]
     return Lineup((opened.contenders[0], *extra, *opened.contenders[1:]), opened.out)
 
 
-def run(
-    work: Path, options: ProfileOptions, tell: Callable[[str], None], compiled: bool = False
-) -> tuple[Profile, dict[str, Any]]:
-    """Export into ``work``, check and measure; gives the profile, and what was verified beforehand.
-
-    ``compiled`` has the graphs compiled as well, which takes minutes.
-    """
+def run(work: Path, options: ProfileOptions, command: str) -> Document:
+    """Export into ``work``, check and measure; gives what ``cpu.json`` holds."""
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 
     where = environment(options.threads)
     checkpoint = full_size_checkpoint()
     network = checkpoint.network()
-    tell("checking the published way of computing")
-    checks: dict[str, Any] = {"published_difference": check_published(network)}
-    tell("exporting")
-    targets = ("onnx", "aoti") if compiled else ("onnx",)
-    verification = bundle_from_checkpoint(checkpoint, work / "deploy", ExportOptions(targets=targets), tell)
-    checks["export"] = verification.as_dict()
+    _tell("checking the published way of computing")
+    difference = check_published(network)
+    _tell("exporting")
+    verification = bundle_from_checkpoint(checkpoint, work / "deploy", ExportOptions(), _tell)
     bundle = Bundle.open(work / "deploy")
-    backends = ["onnxruntime:cpu", *(["aoti:cpu"] if compiled else [])]
-    lineup = lineup_of(bundle, network, backends, options.threads)
-    return measure_lineup(
-        bundle, lineup, options, where, [CPU_EAGER, *backends], lambda name, _total: tell(name)
-    ), checks
+    lineup = lineup_of(bundle, network, ["onnxruntime:cpu"], options.threads)
+    started = [CPU_EAGER, "onnxruntime:cpu"]
+    profile = measure_lineup(bundle, lineup, options, where, started, lambda name, _total: _tell(name))
+    return {
+        **profile.as_dict(),
+        "bundle": "random weights, full size",  # it was temporary: its path says nothing to a reader
+        "command": command,
+        "contenders": CONTENDERS,
+        "checks": {"published_difference": difference, "export": verification.as_dict()},
+    }
+
+
+METHOD = (
+    "- All versions answered the same batches in turns (A B C D, then B C D A, ...), on rotating inputs. A ratio is "
+    "the median over rounds of eager PyTorch's time over the version's in the same round; in brackets its quartiles. "
+    "Latency is from features in memory and a sentence to the moment, for the whole batch; asked is a further query on "
+    "videos that are encoded already."
+)
+STAGES_TEXT = "Medians in milliseconds for the whole batch; decode is all that surrounds the grounder's graph."
+STARTS_TEXT = "Medians in milliseconds, a fresh process each (files in the system's memory), one pair, longest video."
+HEAD = (
+    *("batch", "version", "p50 ms", "p90 ms", "least ms", "pairs/s", "vs eager"),
+    *("asked p50 ms", "asked vs eager", "rounds"),
+)
+
+
+def page(result: Document) -> str:
+    """``cpu.md`` of what ``cpu.json`` holds: everything a reader needs to judge the figures."""
+    cases, checks = result["cases"], result["checks"]
+    off = [f"the published way of computing is off by at most {checks['published_difference']:.1e} from the network"]
+    off += [
+        f"{row['backend']} {row['precision']}'s grounder by {row['largest']:.1e}, same best span in "
+        f"{row['agreement']:.1%} of {row['samples']} samples"
+        for row in checks["export"]["rows"]
+        if row["graph"] == "grounder"
+    ]
+    network = (
+        "Network: random weights, full size (D = 128, video 1024, audio 2048, GloVe variant), fp32; inputs "
+        f"{result['inputs']}, {result['words']} words per query"
+    )
+    busy = f"other programs kept {result['neighbours']} cores busy meanwhile"
+    lines = head("Speed on a CPU", result["command"], "cpu.json") + origin(result, busy, network)
+    lines += [f"- Checked before timing: {'; '.join(off)}.", METHOD, ""]
+    lines += [f"- `{name}`: {text}." for name, text in result["contenders"].items()]
+    lines += ["", *(line for note in result["notes"] for line in (f"Note: {note}.", ""))]
+    for clips in sorted({case["clips"] for case in cases}):
+        rows = [_row(case) for case in cases if case["clips"] == clips]
+        lines += [f"## {clips} clips", "", *table(HEAD, rows)]
+    lines += ["## Stages", "", STAGES_TEXT, "", *table_of(stage_columns(result))]
+    if result["starts"]:
+        lines += ["## From nothing to the first answer", "", STARTS_TEXT, "", *table_of(start_columns(result))]
+    return "\n".join(lines)
+
+
+def _row(case: dict[str, Any]) -> tuple[object, ...]:
+    times, asked = case["latency"], case["asked"]
+    return (
+        *(case["batch"], case["backend"], ms(times["p50"]), ms(times["p90"]), ms(times["low"])),
+        *(f"{case['pairs_per_second']:.1f}", spread(case["ratio"])),
+        *(ms(asked["p50"]), spread(case["asked_ratio"]), times["count"]),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,15 +205,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4, 16], help="default 1 4 16")
     parser.add_argument("--clips", type=int, nargs="+", default=[32, 64, 128], help="default 32 64 128")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: each backend's choice)")
-    parser.add_argument("--aoti", action="store_true", help="compile packages and measure them too: takes minutes")
     parser.add_argument("--work", type=Path, default=None, help="keep the exported bundle here (default: temporary)")
     given = parser.parse_args(arguments)
     try:
         grid = Grid(tuple(given.batch_size), tuple(given.clips))
         options = ProfileOptions(grid=grid, effort=Effort(given.seconds), threads=given.threads)
+        command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
         with _folder(given.work) as work:
-            profile, checks = run(work, options, _tell, given.aoti)
-        _write(given.out, profile, checks, sys.argv[1:] if arguments is None else arguments)
+            result = run(work, options, command)
+        for path in write_results(given.out, "cpu", result, page):
+            _tell(f"wrote {path}")
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -175,21 +229,6 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="img-deploy-cpu-") as place:
         yield Path(place)
-
-
-def _write(out: Path, profile: Profile, checks: dict[str, Any], arguments: Sequence[str] = ()) -> None:
-    command = " ".join([COMMAND, *arguments])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # The bundle was temporary: its path says nothing to a reader.
-        write_json(
-            {**profile.as_dict(), "bundle": "random weights, full size"} | {"command": command, "checks": checks},
-            out / "cpu.json",
-        )
-        (out / "cpu.md").write_text(results_page(profile, checks, NOTES, command), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    _tell(f"wrote {out / 'cpu.json'} and {out / 'cpu.md'}")
 
 
 def _tell(text: str) -> None:

@@ -1,11 +1,12 @@
 """A picture of a profile: latency against batch size and against length."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from img_deploy.benchmarks.latency import CaseResult
+from img_deploy.files import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,14 +40,9 @@ def plot_latency(cases: Sequence[CaseResult], path: Path, subtitle: str = "") ->
     left.legend(title="p50, band up to p90", fontsize=9, title_fontsize=9)
     figure.suptitle("From features and a sentence to the moment", fontsize=12)
     if subtitle:
-        figure.supxlabel(_wrapped(subtitle), fontsize=7, color="0.35")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            FigureCanvasAgg(figure).print_png(stream)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        figure.supxlabel(fill(subtitle, 150), fontsize=7, color="0.35")
+    with replacing_file(path) as stream:
+        FigureCanvasAgg(figure).print_png(stream)
 
 
 def _draw(axes: "Axes", cases: Sequence[CaseResult], position: Callable[[CaseResult], int]) -> None:
@@ -82,9 +78,3 @@ def _scale_y(axes: "Axes", values: Sequence[float]) -> None:
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _wrapped(text: str) -> str:
-    from textwrap import fill
-
-    return fill(text, 150)

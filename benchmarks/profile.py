@@ -1,17 +1,16 @@
 """One profile of a bundle on this machine: its cases, its starts, and where they were measured."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from img_deploy.benchmarks.contenders import STAGES, Lineup, open_contenders
+from img_deploy.benchmarks.contenders import Lineup, open_contenders
 from img_deploy.benchmarks.environment import environment, headline
-from img_deploy.benchmarks.latency import READ, CaseResult, Grid, measure
-from img_deploy.benchmarks.starts import COLD, StartResult, measure_starts
-from img_deploy.benchmarks.timing import Effort, Ratio, Summary
+from img_deploy.benchmarks.latency import CaseResult, Grid, measure
+from img_deploy.benchmarks.starts import StartResult, measure_starts
+from img_deploy.benchmarks.timing import Effort
 from img_deploy.benchmarks.workload import Drawn, FromFolder, Workload
 from img_deploy.errors import InputError
 from img_deploy.hardware import OtherPrograms
@@ -22,7 +21,6 @@ SCHEMA = 1
 BUSY = 0.2
 """Share of the cores from which on the work of other programs is worth a note."""
 
-Columns = dict[str, list[str]]
 Step = Callable[[str, int], None]
 """Told the name of a step as it begins, and the number of steps there are."""
 
@@ -91,53 +89,6 @@ class Profile:
             if case.ratio is None and case.difference is not None
         ]
         return notes
-
-    def latency_columns(self) -> Columns:
-        """The table of latencies, by heading; milliseconds."""
-        return self._columns([(case.latency, case.ratio) for case in self.cases])
-
-    def asked_columns(self) -> Columns:
-        """The table of further queries on videos that are encoded already; milliseconds."""
-        return self._columns([(case.asked, case.asked_ratio) for case in self.cases])
-
-    def stage_columns(self) -> Columns:
-        """The table of stages, medians in milliseconds."""
-        stages = {
-            name.removeprefix("encode_"): [ms(case.stages[name]) for case in self.cases] for name in (READ, *STAGES)
-        }
-        return self._case_names() | stages
-
-    def _columns(self, times: Sequence[tuple[Summary, Ratio | None]]) -> Columns:
-        return self._case_names() | {
-            "p50": [ms(summary.p50) for summary, _ in times],
-            "p90": [ms(summary.p90) for summary, _ in times],
-            "p99": [ms(summary.p99) for summary, _ in times],
-            "pairs/s": [
-                f"{1000 * case.batch / summary.p50:.1f}" for case, (summary, _) in zip(self.cases, times, strict=True)
-            ],
-            "speedup": [_ratio(ratio) for _, ratio in times],
-            "n": [str(summary.count) for summary, _ in times],
-        }
-
-    def _short(self, label: str) -> str:
-        """A backend's label, without the device where there is one device alone."""
-        devices = {case.backend.partition(":")[2] for case in self.cases}
-        return label.removesuffix(f":{min(devices)}") if len(devices) == 1 else label
-
-    def _case_names(self) -> Columns:
-        return {
-            "backend": [self._short(case.backend) for case in self.cases],
-            "batch": [str(case.batch) for case in self.cases],
-            "clips": [str(case.clips) for case in self.cases],
-        }
-
-    def start_columns(self) -> Columns:
-        """The table of starts, medians in milliseconds."""
-        columns = {"backend": [self._short(start.backend) for start in self.starts]}
-        for name in (*COLD, "total"):
-            columns[name.replace("_", " ")] = [ms(start.cold[name]) for start in self.starts]
-        columns["warm"] = [ms(start.warm["total"]) for start in self.starts]
-        return columns
 
 
 def run_profile(bundle: Bundle, options: ProfileOptions, on_step: Step = lambda _name, _total: None) -> Profile:
@@ -214,22 +165,3 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: got a folder, expected the name of a file to write")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{path}: cannot be written, {folder} is not a folder that can be; give another path")
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write atomically. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def ms(value: float) -> str:
-    """Milliseconds as tables show them: three significant digits, more from 1000 on."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _ratio(ratio: Ratio | None) -> str:
-    return "-" if ratio is None else f"{ratio.p50:.2f}x"

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from img_deploy.model.fusion import MultiScale
 from img_deploy.model.layers import BiGRU
 from img_deploy.model.network import Grounder, IMGNetwork
-from img_deploy.runtime.backends.torch_eager import TorchBackend
 
 
 class PackedMultiScale(nn.Module):
@@ -113,15 +112,11 @@ def unpadded_network(network: IMGNetwork) -> IMGNetwork:
 def _with_multi_scale(network: IMGNetwork, kind: type[PackedMultiScale]) -> IMGNetwork:
     twin = IMGNetwork(network.config)
     twin.load_state_dict(network.state_dict())
+    return with_packed_grus(twin, kind).eval()
+
+
+def with_packed_grus(network: IMGNetwork, kind: type[PackedMultiScale] = PackedMultiScale) -> IMGNetwork:
+    """The network itself, changed: its step 13 is computed by ``nn.GRU`` from now on."""
     # Typed as what it takes the place of: both map three granularities and a mask to F.
-    twin.fusion.multi_scale = kind(twin.fusion.multi_scale)  # type: ignore[assignment]
-    return twin.eval()
-
-
-class PublishedBackend(TorchBackend):
-    """Eager PyTorch over the published way of computing. Every sequence needs at least one clip."""
-
-    name = "as-published"
-
-    def __init__(self, network: IMGNetwork, device: str = "cpu") -> None:
-        super().__init__(published_network(network), device)
+    network.fusion.multi_scale = kind(network.fusion.multi_scale)  # type: ignore[assignment]
+    return network

@@ -7,7 +7,7 @@ beside it, single steps are timed in turns with steps computed the published way
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,16 +16,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from img_deploy.benchmarks.environment import environment
-from img_deploy.benchmarks.profile import write_json
+from img_deploy.benchmarks.page import Document, head, origin, spread, table, write_results
 from img_deploy.benchmarks.timing import Effort, interleaved, paired_ratio, summarize
-from img_deploy.benchmarks.training_page import training_page
-from img_deploy.errors import ImgDeployError, InputError, VerificationError
+from img_deploy.errors import ImgDeployError, VerificationError
 from img_deploy.hardware import OtherPrograms
 
 COMMAND = "python -m img_deploy.benchmarks.training_step"
 OURS, PUBLISHED = "this project", "published way"
 TOLERANCE = 2e-4
 """Largest relative difference of the loss with which the published way counts as the same network."""
+VIDEOS = 80
+"""Of the set that is trained on."""
 WARM_UP = 5
 """Steps of a loop that are not counted."""
 
@@ -116,7 +117,7 @@ def _material(shape: Shape, work: Path, threads: int) -> tuple[Any, Any, Any]:
 
     data = work / f"clips{shape.clips}"
     if not data.exists():
-        write_synthetic(data, SyntheticConfig(videos=80, min_clips=shape.clips, max_clips=shape.clips))
+        write_synthetic(data, SyntheticConfig(videos=VIDEOS, min_clips=shape.clips, max_clips=shape.clips))
     config = TrainConfig(
         task="charades", features="i3d", data=str(data), variant="glove", dim=shape.dim,
         heads=4 if shape.dim < 64 else 8, batch_size=shape.batch, steps=100_000, accelerator="cpu", threads=threads,
@@ -158,6 +159,85 @@ def _loop(config: Any, out: Path, steps: int, epoch_steps: int) -> list[tuple[fl
     return spent[WARM_UP:steps]
 
 
+ANCHOR_TEXT = (
+    "- Anchor: the paper's own code at the same shape, measured elsewhere on two cores. It was not run beside these "
+    "figures."
+)
+LOOP_TEXT = (
+    "From step to step: loading, Lightning and logs included, evaluations not. *By CPU time*: all threads added up, as "
+    "if on one core of their own; by the clock the step also waits for other programs. Samples/s are of the median "
+    "step."
+)
+LOOP_HEAD = (
+    *("shape", "ms by the clock, p50", "least", "ms of CPU time, p50", "samples/s by the clock", "at the least"),
+    *("by CPU time", "anchor", "times anchor, by the clock", "by CPU time"),
+)
+STEP_TEXT = (
+    "Single steps without Lightning, in turns (A B, B A, ...), both from the same weights; their losses were equal "
+    "before the timing. *Published way*: packed `nn.GRU`, PyTorch's own linear layers, depthwise convolution and "
+    "random numbers, AdamW tensor by tensor; all else is this project's, so it is no measurement of the paper's code. "
+    "The ratio is the median over rounds of its time over ours in the same round, in brackets its quartiles."
+)
+STEP_HEAD = (
+    *("shape", "version", "p50 ms", "load", "forward", "backward", "update", "loading, share", "operator calls"),
+    "ratio",
+)
+KIND_TEXT = "Shares of the time inside operators of one step of this project (PyTorch's profiler), and how many calls."
+
+
+def page(result: Document) -> str:
+    """``training_step.md`` of what ``training_step.json`` holds."""
+    cases = result["cases"]
+    busy = ", ".join(str(case["neighbours"]) for case in cases)
+    busy = f"other programs kept {busy} cores busy meanwhile (by shape): times are too long by as much"
+    data = (
+        "Data: planted, I3D (1024) and PANNs (2048) features, all videos of one length, GloVe variant; fp32; all three "
+        "heads, every loss, clipping and AdamW"
+    )
+    lines = head("Speed of a training step on a CPU", result["command"], "training_step.json")
+    lines += origin(result["where"], busy, data)
+    lines += [
+        ANCHOR_TEXT,
+        "",
+        "## The loop of `img-deploy train`",
+        "",
+        LOOP_TEXT,
+        "",
+        *table(LOOP_HEAD, map(_loop_row, cases)),
+    ]
+    rows = [row for case in cases for row in _step_rows(case)]
+    lines += ["## Step by step, beside the published way", "", STEP_TEXT, "", *table(STEP_HEAD, rows)]
+    kinds = [(kind, *(_kind_cell(case, kind) for case in cases)) for kind in cases[0]["operators"][OURS]["share"]]
+    lines += ["## Where the time goes", "", KIND_TEXT, "", *table(("kind", *map(_name, cases)), kinds)]
+    slowest = [(case, list(case["operators"][OURS]["top"].items())[:4]) for case in cases]
+    told = [f"{_name(case)}: " + ", ".join(f"`{name}` {share:.0%}" for name, share in top) for case, top in slowest]
+    return "\n".join([*lines, f"The slowest operators: {'; '.join(told)}."]) + "\n"
+
+
+def _name(case: Document) -> str:
+    return str(Shape(**case["shape"]))
+
+
+def _loop_row(case: Document) -> list[str]:
+    wall, cpu, shape = case["loop"], case["loop_cpu"], Shape(**case["shape"])
+    speeds = [1e3 * shape.batch / time for time in (wall["p50"], wall["low"], cpu["p50"])]
+    cells = [f"{value:.0f}" for value in (wall["p50"], wall["low"], cpu["p50"], *speeds)]
+    return [str(shape), *cells, f"{shape.anchor:g}", *(f"{speeds[i] / shape.anchor:.1f}" for i in (0, 2))]
+
+
+def _step_rows(case: Document) -> Iterator[list[str]]:
+    for name, stages in case["stages"].items():
+        share = stages["load"] / sum(stages.values())
+        cells = [_name(case), name, f"{case['bare'][name]['p50']:.0f}", *(f"{value:.1f}" for value in stages.values())]
+        calls = f"{case['operators'][name]['calls']:,}"
+        yield [*cells, f"{share:.1%}", calls, spread(case["ratio"]) if name == OURS else ""]
+
+
+def _kind_cell(case: Document, kind: str) -> str:
+    own = case["operators"][OURS]
+    return f"{own['share'].get(kind, 0.0):.0%} ({own['kernels'].get(kind, 0):,})"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and write ``training_step.json`` and ``training_step.md``."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
@@ -175,20 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(shape, file=sys.stderr, flush=True)
                 cases.append(measure(shape, Path(work), Effort(given.seconds), given.loop_steps, given.threads))
         words = sys.argv[1:] if arguments is None else arguments
-        _write(given.out, {"command": " ".join([COMMAND, *words]), "where": where, "cases": cases})
+        result = {"command": " ".join([COMMAND, *words]), "where": where, "cases": cases}
+        write_results(given.out, "training_step", result, page)
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _write(out: Path, result: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(result, out / "training_step.json")
-        (out / "training_step.md").write_text(training_page(result), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Without ``--bundle`` a network of full size with random weights is exported firs
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,9 @@ from typing import Any
 
 from img_deploy.benchmarks.environment import headline
 from img_deploy.benchmarks.latency import Grid
-from img_deploy.benchmarks.profile import Profile, ProfileOptions, run_profile, write_json
-from img_deploy.benchmarks.results_page import framed
+from img_deploy.benchmarks.page import Document, head, table, table_of, write_results
+from img_deploy.benchmarks.profile import ProfileOptions, run_profile
+from img_deploy.benchmarks.profile_tables import latency_columns
 from img_deploy.benchmarks.timing import Effort
 from img_deploy.errors import BackendError, ImgDeployError, InputError
 from img_deploy.export.engine_options import EngineOptions
@@ -38,13 +39,8 @@ class Acceptance:
     precision: str
     engines: tuple[dict[str, Any], ...] = ()
     verification: tuple[dict[str, Any], ...] = ()
-    profile: Profile | None = None
+    profile: Document | None = None
     failure: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        profile = None if self.profile is None else self.profile.as_dict()
-        return {**asdict(replace(self, profile=None)), "profile": profile}
 
 
 def why_not_here() -> str | None:
@@ -106,7 +102,7 @@ def _accept_one(
     except ImgDeployError as error:
         tell(f"{precision}: {error}")
         return Acceptance(precision, built, tuple(rows), failure=str(error))
-    return Acceptance(precision, built, tuple(rows), timed)
+    return Acceptance(precision, built, tuple(rows), timed.as_dict())
 
 
 def _run_by_default(folder: Path, precision: str) -> Manifest:
@@ -125,38 +121,36 @@ def _on_a_gpu(bundle: Bundle) -> tuple[str, ...]:
     )
 
 
-def page(results: Sequence[Acceptance], command: str) -> str:
-    """The results as a page, in Markdown."""
-    lines = ["# TensorRT acceptance", "", f"Made by `{command}`; every figure is in `trt_acceptance.json`.", ""]
-    for result in results:
-        lines += [f"## {result.precision}", ""]
-        if result.failure is not None:
-            lines += [f"**Failed:** {result.failure}", ""]
-        if result.engines:
-            rows = [
-                f"{one['graph']} | {one['seconds']} | {one['mib']} | {one['layers']} | {len(one['plugins'])}"
-                for one in result.engines
-            ]
-            first = result.engines[0]
-            lines += [f"Engines for {first['gpu']} by TensorRT {first['tensorrt']}.", ""]
-            lines += [*framed("graph | built in s | MiB | layers | plugins", rows), ""]
-        if result.verification:
-            rows = [
-                f"{row['backend']} | {row['graph']} | {row['largest']:.1e} | {row['mean']:.1e} | "
-                f"{'-' if row['agreement'] is None else format(row['agreement'], '.1%')} | "
-                f"{'passed' if row['passed'] else 'FAILED'}"
-                for row in result.verification
-            ]
-            head = "backend | graph | largest difference | mean | same span | verdict"
-            lines += ["Against the eager fp32 network:", "", *framed(head, rows), ""]
-        if result.profile is not None:
-            columns = result.profile.latency_columns()
-            rows = [" | ".join(cells) for cells in zip(*columns.values(), strict=True)]
-            lines += [headline(result.profile.where), "", "Milliseconds per batch, from features to moments:", ""]
-            lines += [*framed(" | ".join(columns), rows), ""]
-            lines += [f"Note: {note}." for note in result.profile.notes()]
-            lines += [""]
+def page(document: Document) -> str:
+    """``trt_acceptance.md`` of what ``trt_acceptance.json`` holds."""
+    lines = head("TensorRT acceptance", document["command"], "trt_acceptance.json")
+    for result in document["results"]:
+        lines += [f"## {result['precision']}", "", *_outcome(result)]
     return "\n".join(lines)
+
+
+def _outcome(result: Document) -> Iterator[str]:
+    if result["failure"] is not None:
+        yield from (f"**Failed:** {result['failure']}", "")
+    if engines := result["engines"]:
+        yield from (f"Engines for {engines[0]['gpu']} by TensorRT {engines[0]['tensorrt']}.", "")
+        rows = [(one["graph"], one["seconds"], one["mib"], one["layers"], len(one["plugins"])) for one in engines]
+        yield from table(("graph", "built in s", "MiB", "layers", "plugins"), rows)
+    if checks := result["verification"]:
+        cells = [
+            (
+                *(row["backend"], row["graph"], f"{row['largest']:.1e}", f"{row['mean']:.1e}"),
+                "-" if row["agreement"] is None else f"{row['agreement']:.1%}",
+                "passed" if row["passed"] else "FAILED",
+            )
+            for row in checks
+        ]
+        yield from ("Against the eager fp32 network:", "")
+        yield from table(("backend", "graph", "largest difference", "mean", "same span", "verdict"), cells)
+    if (profile := result["profile"]) is not None:
+        yield from (headline(profile), "", "Milliseconds per batch, from features to moments:", "")
+        yield from table_of(latency_columns(profile))
+        yield from (*(f"Note: {note}." for note in profile["notes"]), "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with TemporaryDirectory(prefix="img-deploy-trt-") as work:
             folder = _bundle(given.bundle, given.precision, Path(work) / "deploy")
             results = accept(folder, given.precision, engines, profile, _tell)
-        _write(given.out, results, command)
+        document = {"command": command, "results": [asdict(result) for result in results]}
+        for path in write_results(given.out, "trt_acceptance", document, page):
+            _tell(f"wrote {path}")
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -216,17 +212,6 @@ def _bundle(given: Path | None, precisions: Sequence[str], target: Path) -> Path
     options = ExportOptions(precisions=tuple(precisions), plugins=True)
     bundle_from_checkpoint(full_size_checkpoint(), target, options, tell=_tell)
     return target
-
-
-def _write(out: Path, results: Sequence[Acceptance], command: str) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        content = {"command": command, "results": [result.as_dict() for result in results]}
-        write_json(content, out / "trt_acceptance.json")
-        (out / "trt_acceptance.md").write_text(page(results, command), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    _tell(f"wrote {out / 'trt_acceptance.json'} and {out / 'trt_acceptance.md'}")
 
 
 def _tell(text: str) -> None:

@@ -1,1 +1,1 @@
-"""The parts of ``img_deploy.benchmarks.gpu``. Needs torch, Triton and NumPy, and nothing else."""
+"""The steps of ``img_deploy.benchmarks.gpu``. Need torch, Triton and NumPy, and nothing else."""

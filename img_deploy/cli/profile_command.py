@@ -1,6 +1,5 @@
 """``img-deploy profile``: how fast the backends are on this machine."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,7 +100,9 @@ def _numbers(name: str, values: list[str] | None) -> tuple[int, ...]:
 
 
 def _profile(folder: Path, options: "ProfileOptions", json_file: Path | None, plot: Path | None) -> None:
-    from img_deploy.benchmarks.profile import check_writable, run_profile, write_json
+    from img_deploy.benchmarks.page import json_text
+    from img_deploy.benchmarks.profile import check_writable, run_profile
+    from img_deploy.files import write_text
     from img_deploy.runtime.bundle import Bundle
 
     for path in (json_file, plot):
@@ -114,10 +115,10 @@ def _profile(folder: Path, options: "ProfileOptions", json_file: Path | None, pl
 
         plot_latency(result.cases, plot, result.headline())
     if json_file == STDOUT:
-        print(json.dumps(result.as_dict(), indent=1))
+        print(json_text(result.as_dict()), end="")
         return
     if json_file is not None:
-        write_json(result.as_dict(), json_file)
+        write_text(json_file, json_text(result.as_dict()))
     _print(result)
     for path in (json_file, plot):
         if path is not None:
@@ -125,15 +126,17 @@ def _profile(folder: Path, options: "ProfileOptions", json_file: Path | None, pl
 
 
 def _print(result: "Profile") -> None:
+    from img_deploy.benchmarks import profile_tables
     from img_deploy.cli.tables import print_table
 
+    document = result.as_dict()
     print(f"{result.bundle} on {result.headline()}")
     print(f"inputs: {result.inputs}, {result.words} words per query")
     tables = {
-        "from features and a sentence to the moment, ms per batch (n rounds)": result.latency_columns(),
-        "a further query on videos encoded before, ms per batch": result.asked_columns(),
-        "stages, median ms per batch": result.stage_columns(),
-        "from nothing to the first answer, median ms": result.start_columns(),
+        "from features and a sentence to the moment, ms per batch (n rounds)": profile_tables.latency_columns(document),
+        "a further query on videos encoded before, ms per batch": profile_tables.asked_columns(document),
+        "stages, median ms per batch": profile_tables.stage_columns(document),
+        "from nothing to the first answer, median ms": profile_tables.start_columns(document),
     }
     for title, columns in tables.items():
         if columns["backend"]:

@@ -10,6 +10,7 @@ from img_deploy.benchmarks import cpu, published
 from img_deploy.benchmarks.contenders import EAGER
 from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.latency import CaseResult
+from img_deploy.benchmarks.page import write_results
 from img_deploy.benchmarks.profile import Profile
 from img_deploy.benchmarks.starts import StartResult
 from img_deploy.benchmarks.timing import Ratio, summarize
@@ -84,15 +85,16 @@ def made_up_profile():
     return Profile("deploy", environment(2), "drawn (seed 0)", 10, cases, starts, {})
 
 
-def made_up_checks():
+def made_up_result(profile):
     row = {"backend": "onnxruntime", "precision": "fp32", "graph": "grounder", "largest": 1e-6}
-    return {"published_difference": 2e-6, "export": {"rows": [{**row, "agreement": 1.0, "samples": 16}]}}
+    checks = {"published_difference": 2e-6, "export": {"rows": [{**row, "agreement": 1.0, "samples": 16}]}}
+    return {**profile.as_dict(), "command": "x", "contenders": cpu.CONTENDERS, "checks": checks}
 
 
 def test_the_page_holds_what_judging_the_figures_takes(tmp_path):
     """A table without machine, versions, spread or the check of the answers is an advertisement."""
     profile = made_up_profile()
-    cpu._write(tmp_path / "results", profile, made_up_checks())
+    write_results(tmp_path / "results", "cpu", made_up_result(profile), cpu.page)
     page = (tmp_path / "results/cpu.md").read_text()
     for wanted in (
         profile.where["machine"]["cpu"],
@@ -114,7 +116,7 @@ def test_the_page_holds_what_judging_the_figures_takes(tmp_path):
 def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch):
     """A quarter of an hour of measuring would end in a traceback."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cpu, "run", lambda *_: (made_up_profile(), made_up_checks()))
+    monkeypatch.setattr(cpu, "run", lambda *_: made_up_result(made_up_profile()))
     assert cpu.main(["--out", str(tmp_path / "file")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1

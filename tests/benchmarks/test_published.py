@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from img_deploy.benchmarks.published import PublishedBackend
+from img_deploy.benchmarks.published import published_network
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
 from img_deploy.runtime.backends.torch_eager import TorchBackend
@@ -22,7 +22,7 @@ def backends():
     with torch.no_grad():  # biases of zero would hide a gate taken for another
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return TorchBackend(network), PublishedBackend(network)
+    return TorchBackend(network), TorchBackend(published_network(network))
 
 
 @settings(max_examples=15, deadline=None)

@@ -6,7 +6,6 @@ import pytest
 
 from img_deploy.benchmarks import training_step
 from img_deploy.benchmarks.operator_profile import AUTOGRAD, OTHER, kind_of, profile_operators
-from img_deploy.benchmarks.training_page import training_page
 
 
 @pytest.mark.parametrize(
@@ -43,9 +42,10 @@ def test_operators_are_counted():
 
 def test_a_small_measurement_from_command_to_page(tmp_path, monkeypatch):
     """The command runs, refuses to time ways that differ, and its page holds every shape."""
-    shape = training_step.Shape(8, 4, 24, 5.0)
+    shape = training_step.Shape(8, 4, 16, 5.0)
     monkeypatch.setattr(training_step, "SHAPES", (shape,))
     monkeypatch.setattr(training_step, "WARM_UP", 1)
+    monkeypatch.setattr(training_step, "VIDEOS", 12)
     arguments = ["--out", str(tmp_path), "--seconds", "0.1", "--loop-steps", "3", "--shapes", "1"]
     assert training_step.main(arguments) == 0
     result = json.loads((tmp_path / "training_step.json").read_text())
@@ -56,6 +56,6 @@ def test_a_small_measurement_from_command_to_page(tmp_path, monkeypatch):
     ours, published = (case["operators"][name]["calls"] for name in ("this project", "published way"))
     assert 0 < ours < published
     page = (tmp_path / "training_step.md").read_text()
-    assert page == training_page(result)
+    assert page == training_step.page(result)
     assert str(shape) in page
     assert "measured elsewhere" in page

@@ -21,11 +21,11 @@ from img_deploy.runtime.backends.base import Feeds, Outputs
 from img_deploy.runtime.backends.batch_limit import BatchLimit, OutOfMemory
 from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of, sizes_of
 from img_deploy.runtime.backends.graph_cache import GraphCache
-from img_deploy.runtime.bundle import WEIGHTS, Bundle
 
 if TYPE_CHECKING:
     from img_deploy.runtime.backends.packed_network import PackedNetwork
     from img_deploy.runtime.backends.static_buffers import StaticRun
+    from img_deploy.runtime.bundle import Bundle  # not at run time: what times kernels needs no pydantic
 
 LEAST_CAPABILITY = (8, 0)
 """Compute capability that the kernels are compiled and checked for at least."""
@@ -39,7 +39,7 @@ SMALLEST = {"batch": 1, "clips": 1, "words": 1, "chars": 4}
 MakeRun = Callable[[GraphSpec, Bucket], "StaticRun"]
 
 
-def unavailable(device: str, bundle: Bundle | None) -> str | None:
+def unavailable(device: str, bundle: "Bundle | None") -> str | None:
     """Why it cannot run; None if it can. torch is imported only where there is a GPU to ask it about."""
     del device  # always cuda
     if not cuda_devices():
@@ -48,6 +48,8 @@ def unavailable(device: str, bundle: Bundle | None) -> str | None:
         if find_spec(package) is None:
             return f"{package} is not installed (pip install 'img-deploy[gpu]')"
     if bundle is not None:
+        from img_deploy.runtime.bundle import WEIGHTS
+
         if WEIGHTS not in bundle.manifest.files:
             return f"the bundle has no {WEIGHTS}"
         if bundle.manifest.precision not in PRECISIONS:
@@ -62,7 +64,7 @@ def unavailable(device: str, bundle: Bundle | None) -> str | None:
     return None
 
 
-def open_backend(device: str, bundle: Bundle, threads: int | None) -> "TritonBackend":
+def open_backend(device: str, bundle: "Bundle", threads: int | None) -> "TritonBackend":
     """Compiles the kernels and runs each graph once, so that what cannot work fails here.
 
     ``threads`` holds for all of PyTorch in this process, and so does full float32 precision.
