@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.features import open_folder
-from img_deploy.runtime.asking import AskOptions, Listener, Request, Session
+from img_deploy.runtime.asking import AskOptions, Listener, Request, Session, open_session
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
@@ -196,6 +196,29 @@ def test_nothing_is_computed_for_refused_queries(predictor, folder, monkeypatch)
     plan = Plan(tuple(folder.videos()), (Query("x" * 500),))
     assert rows(ask(predictor, folder, plan, listener=ears)) == []
     assert (ears.pairs, len(ears.errors)) == (len(plan), 1)
+
+
+def test_a_resumed_run_has_to_share_what_its_answers_depend_on(bundles, features, tmp_path):
+    """Rows of two overlaps, ranks, queries, folders or vocabularies would stand in one file."""
+    base = {"features": features.folder, "bundle": bundles["tiny_glove"], "backend": "torch", "queries": ["w001"]}
+    lengths = tmp_path / "lengths.csv"
+    lengths.write_text("A,3.5\n")
+    glove = tmp_path / "glove.txt"
+    glove.write_text("zebra " + " ".join(["0.5"] * 300) + "\n")
+    other = tmp_path / "other"
+    other.symlink_to(features.folder)
+    first = open_session(Request(**base)).settings()
+    for change in (
+        {"options": AskOptions(nms=0.3)},
+        {"options": AskOptions(top_k=2)},
+        {"queries": ["w002"]},
+        {"durations": lengths},
+        {"clip_seconds": 2.0},
+        {"glove": glove},
+    ):
+        assert open_session(Request(**base | change)).settings() != first, change
+    same = {"options": AskOptions(batch_size=3), "features": other, "threads": 1}
+    assert open_session(Request(**base | same)).settings() == first
 
 
 def test_a_listener_can_stop_the_run(predictor, features, folder):

@@ -193,6 +193,24 @@ def test_rows_of_an_interrupted_run_are_not_overwritten(tmp_path, answers):
     assert (tmp_path / "answers.jsonl.partial").read_bytes() == before
 
 
+@pytest.mark.parametrize("changed", ["done", "open", "gone"])
+def test_resume_with_changed_features(tmp_path, answers, changed):
+    """Rows about old and new features of a video would stand in one file; or a file mended since would stop the run."""
+    out = tmp_path / "answers.jsonl"
+    sources = {answer.vid: "old" for answer in answers} | {"broken": "old"}
+    writer = RowWriter(out, settings={"top_k": 1}, sources=sources)
+    writer.write(answers[:1])
+    writer.abandon()
+    vid = answers[0].vid
+    now = {"done": sources | {vid: "new"}, "open": sources | {"broken": "mended"}, "gone": {"broken": "old"}}[changed]
+    if changed == "open":
+        with RowWriter(out, resume=True, settings={"top_k": 1}, sources=now) as again:
+            assert len(again.done) == 1
+        return
+    with pytest.raises(InputError, match=f"the features of {vid} changed since it was begun; remove it to start over"):
+        RowWriter(out, resume=True, settings={"top_k": 1}, sources=now)
+
+
 def test_resume_with_other_settings(tmp_path, answers):
     """One file holds the answers of two bundles or of two values of top-k."""
     out = tmp_path / "answers.jsonl"
