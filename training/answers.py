@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from img_deploy.errors import InputError
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.spans import decode_spans, span_to_window
 from img_deploy.training.data import Batch, GroundingData, Queries
@@ -15,7 +16,7 @@ from img_deploy.training.metrics import window_iou
 if TYPE_CHECKING:
     import torch
 
-    from img_deploy.model.network import HeadOutput, IMGNetwork
+    from img_deploy.model.network import HeadOutput, IMGNetwork, NetworkOutput
     from img_deploy.runtime.predictor import Predictor
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -51,7 +52,11 @@ def answers_of_network(
     batch_size: int = 64,
     device: "str | torch.device" = "cpu",
 ) -> Answers:
-    """All three heads of a network in evaluation mode. Its mode is left as it was."""
+    """All three heads of a network in evaluation mode. Its mode is left as it was.
+
+    Raises:
+        InputError: the network has no finite result for a video, which is named.
+    """
     import torch
 
     table = _Table(queries, data.has_audio(queries), HEADS)
@@ -62,6 +67,7 @@ def answers_of_network(
             for rows in bucket_batches(data.clips(queries).tolist(), batch_size):
                 batch = data.batch(queries, rows).to(device)
                 output = network(batch.video, batch.audio, batch.clip_mask, batch.text)
+                _check_finite(output, batch)
                 for head in HEADS:
                     table.take_head(head, rows, *_decoded(getattr(output, head), batch))
                 table.importance[rows] = output.importance.float().cpu().numpy()
@@ -71,15 +77,16 @@ def answers_of_network(
 
 
 def answers_of_bundle(predictor: "Predictor", data: GroundingData, queries: Queries, batch_size: int = 16) -> Answers:
-    """The fused and the visual head of a bundle. Each video is encoded once, its queries are asked together."""
+    """The fused and the visual head of a bundle; likewise. Each video is encoded once, its queries asked together."""
     table = _Table(queries, data.has_audio(queries), HEADS[:2])
     order = bucket_batches(data.store.clips[np.unique(queries.videos)].tolist(), batch_size)
     videos = np.unique(queries.videos)
     for some in order:
         rows = np.flatnonzero(np.isin(queries.videos, videos[some]))
         for head in HEADS[:2]:
+            names = [data.store.vids[video] for video in videos[some]]
             sounds = [_sound(data, video) if head == "fused" else None for video in videos[some]]
-            encoded = predictor.encode_video([np.array(data.store.video[v]) for v in videos[some]], sounds)
+            encoded = predictor.encode_video([np.array(data.store.video[v]) for v in videos[some]], sounds, vid=names)
             place = {int(video): k for k, video in enumerate(videos[some])}
             asked = predictor.encode_query([_question(data, queries, int(row)) for row in rows])
             pairs = [(place[int(queries.videos[row])], k) for k, row in enumerate(rows)]
@@ -116,6 +123,19 @@ class _Table:
         if "audio" in self._windows:
             self._windows["audio"][silent] = np.nan
         return Answers(self._queries, self._windows, self._scores["fused"], self.importance, self._has_audio)
+
+
+def _check_finite(output: "NetworkOutput", batch: Batch) -> None:
+    import torch
+
+    heads = (output.fused, output.visual, output.audio)
+    good = torch.stack([one.isfinite().all(1) for head in heads for one in (head.start, head.end)]).all(0)
+    for vid, qid, fine in zip(batch.vids, batch.qids, good.tolist(), strict=True):
+        if not fine:
+            raise InputError(
+                f"video {vid}: got features too large for the network (it has no finite result for query {qid}), "
+                "expected the extractor's own scale; extract them again or remove the video"
+            )
 
 
 def _decoded(head: "HeadOutput", batch: Batch) -> tuple[list[tuple[int, int]], list[float], Any]:

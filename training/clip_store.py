@@ -7,25 +7,32 @@ then stream from disk, and nothing of them is held in memory but what the operat
 import hashlib
 import json
 import os
-import secrets
+import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from img_deploy.errors import InputError
+from img_deploy.errors import FeatureError, InputError
 from img_deploy.features.folders import FeatureFolder
+from img_deploy.files import replacing_folder, write_text
+from img_deploy.text.tokens import MAX_WORDS
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with videos read so far and videos in all."""
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
+MOST_COPIES = 8
+"""Copies that a cache keeps: the last used."""
+_OURS = re.compile(r"(clips|text)-[0-9a-f]{20}(-[0-9a-f]{20})?|\.(clips|text)-[0-9a-f]{20}.*")
+"""Copies, those of version 0.1 included, and what killed programs leave of them."""
 
 
 class Packed:
@@ -51,6 +58,10 @@ class ClipStore:
     video: Packed
     audio: Packed
     """Of no rows where a video has no sound."""
+    left_out: dict[str, str]
+    """What is wrong with the videos that could not be read, by id."""
+    remarks: tuple[str, ...] = ()
+    """What looks odd about the values of the others, a line each."""
 
     @property
     def clips(self) -> npt.NDArray[np.int64]:
@@ -71,119 +82,185 @@ def open_clip_store(
         vids: videos of the folder.
         cache: folder that takes the arrays: 4 bytes per number, e.g. 2 GB for 500,000 clips of I3D.
     Raises:
-        FeatureError: a video cannot be read. InputError: the cache cannot be written.
+        FeatureError: no video can be read. InputError: the cache cannot be written.
     """
     wanted = folder.wanted
-    key = _key(
-        [FORMAT, list(vids), asdict(wanted.video), wanted.audio and asdict(wanted.audio), wanted.max_clips],
-        _listing(folder.path),
-    )
-    home = cache / f"clips-{key}"
-    if not (home / INDEX).exists():
-        _write(home, lambda place: _fill(place, folder, vids, progress))
-    index = json.loads((home / INDEX).read_text("utf-8"))
-    return ClipStore(tuple(index["vids"]), _open(home, "video", index), _open(home, "audio", index))
+    settings = [*vids, wanted.video, wanted.audio, wanted.max_clips]
+
+    def fill(place: Path) -> dict[str, Any]:
+        lengths: dict[str, list[int]] = {"video": [], "audio": []}
+        found, left_out, remarks = [], {}, []
+        audio_width = wanted.audio.width if wanted.audio else 1
+        with _rows(place, "video", wanted.video.width) as video, _rows(place, "audio", audio_width) as audio:
+            for done, vid in enumerate(vids, 1):
+                try:
+                    features = folder.load(vid)
+                except FeatureError as error:
+                    left_out[vid] = str(error)
+                else:
+                    found.append(vid)
+                    remarks += features.remarks
+                    lengths["video"].append(video(features.video))
+                    lengths["audio"].append(0 if features.audio is None else audio(features.audio))
+                if progress is not None:
+                    progress(done, len(vids))
+        if not found:
+            raise FeatureError(
+                f"{folder.path}: none of {len(vids)} videos can be read; {next(iter(left_out.values()))}"
+            )
+        return {"vids": found, "left_out": left_out, "remarks": remarks, "lengths": lengths}
+
+    index, arrays = _copy(cache, "clips", [settings, folder.path], map(folder.fingerprint, vids), fill)
+    return ClipStore(tuple(index["vids"]), **arrays, left_out=index["left_out"], remarks=tuple(index["remarks"]))
 
 
 def open_text_store(
     folder: FeatureFolder, qids: Sequence[int], cache: Path, progress: Progress | None = None
-) -> Packed:
-    """Token features of queries, in the order of ``qids``; likewise made once. Raises FeatureError, InputError."""
+) -> tuple[Packed, dict[int, str]]:
+    """Token features of queries, in the order of ``qids``; likewise made once.
+
+    Returns:
+        The features, of no rows where a query's cannot be read, and what is wrong with those queries, by id.
+    Raises:
+        InputError: the cache cannot be written.
+    """
     text = folder.wanted.text
     assert text is not None
-    key = _key([FORMAT, list(qids), asdict(text)], _listing(folder.path))
-    home = cache / f"text-{key}"
-    if not (home / INDEX).exists():
-        _write(home, lambda place: _fill_text(place, folder, qids, text.width, progress))
-    return _open(home, "text", json.loads((home / INDEX).read_text("utf-8")))
 
+    def fill(place: Path) -> dict[str, Any]:
+        lengths, left_out = [], []
+        with _rows(place, "text", text.width) as append:
+            for done, qid in enumerate(qids, 1):
+                try:
+                    lengths.append(append(folder.load_text(qid, MAX_WORDS)))
+                except FeatureError as error:
+                    lengths.append(0)
+                    left_out.append((qid, str(error)))
+                if progress is not None:
+                    progress(done, len(qids))
+        return {"lengths": {"text": lengths}, "left_out": left_out}
 
-def _fill(place: Path, folder: FeatureFolder, vids: Sequence[str], progress: Progress | None) -> None:
-    wanted = folder.wanted
-    clips = [folder.clips(vid) for vid in vids]
-    with_audio = [count if folder.has_audio(vid) else 0 for vid, count in zip(vids, clips, strict=True)]
-    video = _create(place / "video.npy", sum(clips), wanted.video.width)
-    audio = _create(place / "audio.npy", sum(with_audio), wanted.audio.width if wanted.audio else 1)
-    at_video = at_audio = 0
-    for done, vid in enumerate(vids, 1):
-        loaded = folder.load(vid)
-        video[at_video : at_video + len(loaded.video)] = loaded.video
-        at_video += len(loaded.video)
-        if loaded.audio is not None:
-            audio[at_audio : at_audio + len(loaded.audio)] = loaded.audio
-            at_audio += len(loaded.audio)
-        if progress is not None:
-            progress(done, len(vids))
-    _save_index(place, {"vids": list(vids), "video": clips, "audio": with_audio})
-
-
-def _fill_text(place: Path, folder: FeatureFolder, qids: Sequence[int], width: int, progress: Progress | None) -> None:
-    lengths = []
-    # Lengths are known only once a file is open, and there may be GBs: rows are appended, the header comes last.
-    with (place / "rows").open("wb") as file:
-        for done, qid in enumerate(qids, 1):
-            rows = folder.load_text(qid)
-            file.write(rows.tobytes())
-            lengths.append(len(rows))
-            if progress is not None:
-                progress(done, len(qids))
-    packed = _create(place / "text.npy", sum(lengths), width)
-    if sum(lengths):
-        source = np.memmap(place / "rows", np.float32, "r", shape=packed.shape)
-        for start in range(0, len(packed), 4096):
-            packed[start : start + 4096] = source[start : start + 4096]
-    (place / "rows").unlink()
-    _save_index(place, {"text": lengths})
-
-
-def _create(path: Path, rows: int, width: int) -> Floats:
-    if not rows:  # an empty file cannot be mapped
-        np.save(path, np.zeros((0, width), np.float32))
-        return np.zeros((0, width), np.float32)
-    return np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
-
-
-def _open(home: Path, name: str, index: dict[str, Any]) -> Packed:
-    lengths = np.asarray(index[name], np.int64)
-    rows = np.load(home / f"{name}.npy", mmap_mode="r" if lengths.sum() else None, allow_pickle=False)
-    return Packed(rows, lengths)
-
-
-def _save_index(place: Path, index: dict[str, Any]) -> None:
-    (place / INDEX).write_text(json.dumps(index), "utf-8")
-
-
-def _write(home: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary folder that takes its name when it is whole."""
-    temporary = home.with_name(f".{home.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
+    def identity(qid: int) -> str:
         try:
-            os.replace(temporary, home)
-        except OSError:
-            if not (home / INDEX).exists():  # else another run was faster
-                raise
-    except OSError as error:
-        raise InputError(
-            f"{home.parent}: cannot keep features there ({error.strerror}); give another folder with --cache"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            return folder.text_fingerprint(qid)
+        except FeatureError:
+            return "missing"
+
+    index, arrays = _copy(cache, "text", [qids, text, folder.path], map(identity, qids), fill)
+    return arrays["text"], dict(index["left_out"])
 
 
-def _key(settings: list[Any], files: Iterable[tuple[str, int, int]]) -> str:
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for entry in files:
-        digest.update(repr(entry).encode())
+def _copy(
+    cache: Path, what: str, settings: Sequence[Any], files: Iterator[str], fill: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Packed]]:
+    """The index and the arrays of a copy: the one of these settings and files, or a new one in the place of others.
+
+    Args:
+        settings: what is kept, in values whose ``repr`` tells; paths are resolved.
+        files: identity of each file behind it.
+        fill: writes the arrays into a folder and returns the index.
+    """
+    wanted = [os.path.realpath(one) if isinstance(one, Path) else one for one in (FORMAT, *settings)]
+    prefix = f"{what}-{_digest(repr(wanted))}"
+    home = cache / f"{prefix}-{_digest(*files)}"
+    found = _opened(home)
+    if found is None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with _sole_writer(cache) as sole:
+                found = _opened(home)  # another process may have made it meanwhile
+                if found is None:
+                    _tidy(cache, prefix, sole)
+                    with replacing_folder(home) as place:
+                        write_text(place / INDEX, json.dumps(fill(place)))
+                    found = _opened(home)
+        except OSError as error:
+            raise InputError(
+                f"{cache}: cannot keep features there ({error.strerror}); give another folder with --cache"
+            ) from None
+        if found is None:
+            raise InputError(f"{home}: cannot be read as it was written; remove it, or give another --cache")
+    with suppress(OSError):  # a folder that may only be read
+        os.utime(home)
+    return found
+
+
+def _opened(home: Path) -> tuple[dict[str, Any], dict[str, Packed]] | None:
+    """A copy that is there and whole; None otherwise."""
+    try:
+        index = json.loads((home / INDEX).read_text("utf-8"))
+        arrays = {}
+        for name, lengths in index["lengths"].items():
+            rows = np.load(home / f"{name}.npy", mmap_mode="r" if sum(lengths) else None, allow_pickle=False)
+            if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != sum(lengths):
+                return None
+            arrays[name] = Packed(rows, np.asarray(lengths, np.int64))
+        return index, arrays
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError):
+        return None
+
+
+def _tidy(cache: Path, prefix: str, sole: bool) -> None:
+    """Remove copies of the same settings whose files have changed, all but the last used of the others, those of
+    another format, and (where no other process can be writing) what killed programs left."""
+    copies = []
+    for path in cache.iterdir():
+        if not _OURS.fullmatch(path.name) or (path.name.startswith(".") and not sole):
+            continue
+        if path.name.startswith((".", prefix)) or path.name.count("-") == 1:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            copies.append(path)
+    for path in sorted(copies, key=os.path.getmtime)[: -(MOST_COPIES - 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _sole_writer(cache: Path) -> Iterator[bool]:
+    """Waits until no other process writes into the cache. False where the system cannot tell."""
+    with (cache / ".lock").open("ab") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process, however that ends
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _rows(place: Path, name: str, width: int) -> Iterator[Callable[[Floats], int]]:
+    """A function that appends rows [n, W] to ``<name>.npy`` and returns their number.
+
+    They are written, not mapped: where the disk is full that is an error, and not the end of the process.
+    """
+    count = 0
+    with (place / f"{name}.npy").open("wb") as file:
+
+        def append(rows: Floats) -> int:
+            nonlocal count
+            file.write(np.ascontiguousarray(rows, np.float32).data)
+            count += len(rows)
+            return len(rows)
+
+        _write_header(file, 0, width)
+        start = file.tell()
+        yield append
+        file.seek(0)
+        _write_header(file, count, width)
+        assert file.tell() == start, "numpy leaves room for any number of rows"
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], rows: int, width: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:20]
-
-
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of every file under a folder: what tells that features were exchanged."""
-    found = []
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            status = os.stat(os.path.join(place, name))
-            found.append((os.path.join(place, name), status.st_size, status.st_mtime_ns))
-    return sorted(found)

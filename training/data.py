@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from img_deploy.annotations import Sample
-from img_deploy.errors import InputError, QueryError
+from img_deploy.errors import InputError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.model.stream import TextInput
-from img_deploy.text.tokens import Words, tokenize
 from img_deploy.text.vocabulary import Vocabulary
 from img_deploy.training.clip_store import ClipStore, Packed, Progress, open_clip_store, open_text_store
-from img_deploy.training.labels import label_moments, sample_saliency_clips
+from img_deploy.training.labels import label_moments
 from img_deploy.training.losses import Targets
+from img_deploy.training.splits import Split
 from img_deploy.training.tasks import Task
 from img_deploy.training.word_table import WordTable
 
@@ -40,7 +40,7 @@ class Queries:
     left_out: tuple[str, ...] = ()
     """What was left out and why, a line each."""
     absent: int = 0
-    """Queries left out because their video has no features."""
+    """Queries left out because their video or their text has no features."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -128,70 +128,50 @@ class GroundingData:
         progress: Progress | None = None,
         glove_progress: Progress | None = None,
     ) -> None:
-        self.task, self.variant = task, variant
+        self.task, self.variant, self.vocabulary = task, variant, vocabulary
         text = task.text if variant == "tokens" else None
         self.folder: FeatureFolder = open_folder(task.feature_folder, task.video, task.audio, text, max_clips)
         check_numbering(task, self.folder)
-        sentences: dict[Sample, Words] = {}
-        read = {split: self._read(split, sentences) for split in splits}
-        vids = list(dict.fromkeys(sample.vid for samples, _, _ in read.values() for sample in samples))
+        parts = {split: Split.read(task, split) for split in splits}
+        absent = f"no features in {self.folder.path}, expected those of the same dataset"
+        for part in parts.values():
+            part.drop({one.vid: absent for one in part.samples if one.vid not in self.folder}, "vid")
+        vids = list(dict.fromkeys(sample.vid for part in parts.values() for sample in part.samples))
         self.store: ClipStore = open_clip_store(self.folder, vids, cache, progress)
-        self.vocabulary = vocabulary
-        everything = [sample for samples, _, _ in read.values() for sample in samples]
+        for part in parts.values():
+            part.drop(self.store.left_out, "vid")
         self._words: WordTable | None = None
         self._tokens: Packed | None = None
+        text_row: dict[Any, int]
         if variant == "tokens":
-            distinct = list(dict.fromkeys(sample.qid for sample in everything))
-            self._tokens = open_text_store(self.folder, distinct, cache, progress)
-            place = {qid: row for row, qid in enumerate(distinct)}
-            rows = [place[sample.qid] for sample in everything]
+            key = "qid"
+            qids = list(dict.fromkeys(sample.qid for part in parts.values() for sample in part.samples))
+            self._tokens, unread = open_text_store(self.folder, qids, cache, progress)
+            for part in parts.values():
+                part.drop(unread, "qid")
+            text_row = {qid: row for row, qid in enumerate(qids)}
         else:
-            tokens = [sentences[sample] for sample in everything]
+            key = "query"
+            words = {sentence: tokens for part in parts.values() for sentence, tokens in part.tokenize().items()}
             if vocabulary is None:
                 from img_deploy.text.vocabulary import build_vocabulary
 
-                self.vocabulary = build_vocabulary(tokens, glove or task.glove, progress=glove_progress)
+                sentences = [words[sample.query] for part in parts.values() for sample in part.samples]
+                self.vocabulary = build_vocabulary(sentences, glove or task.glove, progress=glove_progress)
             assert self.vocabulary is not None
-            self._words = WordTable(self.vocabulary, tokens)
-            rows = list(range(len(everything)))
-        self.queries: dict[str, Queries] = {}
+            self._words = WordTable(self.vocabulary, list(words.values()))
+            text_row = {sentence: row for row, sentence in enumerate(words)}
         video_row = {vid: row for row, vid in enumerate(self.store.vids)}
-        at = 0
-        for split, (samples, notes, absent) in read.items():
-            videos = np.array([video_row[sample.vid] for sample in samples], np.int64)
-            own = np.array(rows[at : at + len(samples)], np.int64)
-            self.queries[split] = Queries(tuple(samples), videos, own, tuple(notes), absent)
-            at += len(samples)
-
-    def _read(self, split: str, sentences: dict[Sample, Words]) -> tuple[list[Sample], list[str], int]:
-        """The queries of a split that can be used, a line about each that cannot, and how many have no video.
-
-        ``sentences`` takes the words of each, where the network reads words.
-        """
-        notes: list[str] = []
-        file = self.task.file(split)  # type: ignore[arg-type]
-        samples = self.task.read(split, notes)  # type: ignore[arg-type]
-        kept = [sample for sample in samples if sample.vid in self.folder]
-        if not kept:
-            raise InputError(
-                f"{file}: got features of none of its videos in {self.folder.path}, expected those of the same dataset"
+        self.queries = {
+            split: Queries(
+                tuple(part.samples),
+                np.array([video_row[sample.vid] for sample in part.samples], np.int64),
+                np.array([text_row[getattr(sample, key)] for sample in part.samples], np.int64),
+                (*part.notes, *self.store.remarks),
+                part.absent,
             )
-        if absent := len(samples) - len(kept):
-            missing = list(dict.fromkeys(sample.vid for sample in samples if sample.vid not in self.folder))
-            notes.append(
-                f"{self.folder.path}: has no features of {len(missing)} videos of the {split} split "
-                f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): {absent} queries are left out"
-            )
-        if self.variant == "glove":
-            for sample in kept:
-                try:
-                    sentences[sample] = tokenize(sample.query)
-                except QueryError as error:
-                    notes.append(f"{file}:{sample.row}: {error}; left out")
-            kept = [sample for sample in kept if sample in sentences]
-            if not kept:
-                raise InputError(f"{notes[-1]}, and so are all others")
-        return kept, notes, absent
+            for split, part in parts.items()
+        }
 
     def clips(self, queries: Queries) -> Ints:
         """[n] clips L of each query's video."""
@@ -238,27 +218,6 @@ class GroundingData:
         lengths = torch.from_numpy(self._tokens.lengths[rows])
         features = _stacked(self._tokens, rows, int(lengths.max()))
         return TextInput(features, torch.arange(features.shape[1]) < lengths[:, None])
-
-
-class TrainingTargets:
-    """Labels of a split's queries, and the clips of the saliency loss, drawn anew for every epoch.
-
-    The draw depends on the seed, the epoch and the query, not on the batches.
-    """
-
-    def __init__(self, data: GroundingData, queries: Queries, seed: int) -> None:
-        self._clips, self._seed = data.clips(queries), seed
-        self._start, self._end = data.labels(queries).T
-        self._epoch = -1
-        self._drawn: tuple[Ints, Ints] = (self._start, self._start)
-
-    def of(self, epoch: int, rows: Sequence[int] | Ints) -> Targets:
-        """Targets of the queries at ``rows``."""
-        if epoch != self._epoch:
-            self._drawn = sample_saliency_clips(self._start, self._end, self._clips, (self._seed, epoch))
-            self._epoch = epoch
-        parts = (self._start, self._end, *self._drawn)
-        return Targets(*(torch.from_numpy(part[rows]) for part in parts))
 
 
 def check_numbering(task: Task, folder: FeatureFolder) -> None:

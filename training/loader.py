@@ -1,13 +1,37 @@
 """The batches of a whole run, in an order that depends on the seed and the epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from img_deploy.training.data import Batch, GroundingData, Queries, TrainingTargets
+from img_deploy.training.data import Batch, GroundingData, Ints, Queries
+from img_deploy.training.labels import sample_saliency_clips
+from img_deploy.training.losses import Targets
+
+
+class TrainingTargets:
+    """Labels of a split's queries, and the clips of the saliency loss, drawn anew for every epoch.
+
+    The draw depends on the seed, the epoch and the query, not on the batches.
+    """
+
+    def __init__(self, data: GroundingData, queries: Queries, seed: int) -> None:
+        self._clips, self._seed = data.clips(queries), seed
+        self._start, self._end = data.labels(queries).T
+        self._epoch = -1
+        self._drawn: tuple[Ints, Ints] = (self._start, self._start)
+
+    def of(self, epoch: int, rows: Sequence[int] | Ints) -> Targets:
+        """Targets of the queries at ``rows``."""
+        if epoch != self._epoch:
+            self._drawn = sample_saliency_clips(self._start, self._end, self._clips, (self._seed, epoch))
+            self._epoch = epoch
+        parts = (self._start, self._end, *self._drawn)
+        return Targets(*(torch.from_numpy(part[rows]) for part in parts))
 
 
 class StepBatches(Dataset[Batch]):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -10,13 +11,12 @@ import torch
 
 from img_deploy.errors import AnnotationError, ConfigError, InputError
 from img_deploy.features import downsample, kinds_of
-from img_deploy.training.clip_store import open_clip_store
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.constants import FeatureName
-from img_deploy.training.data import GroundingData, TrainingTargets, split_by_video
+from img_deploy.training.data import GroundingData, split_by_video
 from img_deploy.training.datasets import prepare
 from img_deploy.training.labels import label_moments
-from img_deploy.training.loader import StepBatches, StepLoader
+from img_deploy.training.loader import StepBatches, StepLoader, TrainingTargets
 from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
 from img_deploy.training.synthetic.queries import read_synthetic
 from img_deploy.training.synthetic.writer import write_synthetic
@@ -208,33 +208,6 @@ def test_charades_audiomatter_is_found_under_its_three_names(every_kind, tmp_pat
         task.read("test")
 
 
-def test_features_are_read_once_and_found_again(narrow_data, tmp_path, monkeypatch):
-    """Twenty thousand videos read anew at every start cost an hour each time."""
-    task = open_task("charades", "i3d", narrow_data, 24, 20)
-    first = GroundingData(task, "glove", ("train", "test"), tmp_path)
-    calls = []
-    monkeypatch.setattr(type(first.folder), "load", lambda _, vid: calls.append(vid))
-    again = GroundingData(task, "glove", ("train", "test"), tmp_path)
-    assert calls == []
-    assert isinstance(again.store.video.rows, np.memmap)
-    np.testing.assert_array_equal(again.store.video.rows, first.store.video.rows)
-    assert {path.name[0] for path in tmp_path.iterdir()} == {"c"}  # no temporary folder is left
-
-
-def test_exchanged_features_are_read_anew(narrow_data, tmp_path):
-    """A cache that outlives its features trains on what the user has replaced."""
-    root = tmp_path / "data"
-    shutil.copytree(narrow_data, root)
-    task = open_task("charades", "i3d", root, 24, 20)
-    before = GroundingData(task, "glove", ("test",), tmp_path / "cache")
-    vid = before.queries["test"].vids[0]
-    path = root / "features" / "charades" / "i3d_video" / f"{vid}.npy"
-    np.save(path, np.load(path) + 1)
-    after = GroundingData(task, "glove", ("test",), tmp_path / "cache")
-    row = after.store.vids.index(vid)
-    np.testing.assert_allclose(after.store.video[row], before.store.video[row] + 1, rtol=1e-6)
-
-
 def test_long_videos_are_down_sampled(narrow_data, tmp_path):
     """The positional table ends at max_clips."""
     task = open_task("charades", "i3d", narrow_data, 24, 20)
@@ -242,14 +215,6 @@ def test_long_videos_are_down_sampled(narrow_data, tmp_path):
     path = narrow_data / "features" / "charades" / "i3d_video" / f"{data.store.vids[0]}.npy"
     np.testing.assert_array_equal(data.store.video[0], downsample(np.load(path), 7))
     assert set(data.store.clips) == {7}
-
-
-def test_a_cache_that_cannot_be_written_is_one_clear_error(data, tmp_path):
-    """A read-only data folder is common on clusters."""
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(InputError, match=r"cannot keep features there.*--cache"):
-        open_clip_store(data.folder, list(data.store.vids[:2]), blocked)
 
 
 def test_videos_without_audio_have_none(data):
@@ -359,6 +324,73 @@ def test_videos_without_features_are_left_out_and_told(narrow_data, tmp_path):
     assert queries.absent == 3
     assert vid not in queries.vids
     assert vid in queries.left_out[0]
+
+
+@pytest.fixture
+def own(narrow_data, tmp_path):
+    """A copy of the narrow data to damage, the lines of its test file, and the queries that come of it."""
+    root = tmp_path / "data"
+    shutil.copytree(narrow_data, root)
+    file = root / "dataset" / "charades" / "charades_sta_test_qid.txt"
+
+    def read(lines=None):
+        if lines is not None:
+            file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        task = open_task("charades", "i3d", root, 24, 20)
+        return GroundingData(task, "glove", ("test",), tmp_path / "cache")
+
+    return SimpleNamespace(
+        features=task_features(root), lines=file.read_text("utf-8").splitlines(), file=file, read=read
+    )
+
+
+def task_features(root):
+    return root / "features" / "charades"
+
+
+def test_a_long_sentence_is_cut_and_its_row_named(own):
+    """One sentence of 150 words stopped a training on thousands; the paper's code takes its first 128."""
+    own.lines[3] += " and then" * 80
+    data = own.read(own.lines)
+    queries = data.queries["test"]
+    (note,) = queries.left_out
+    assert f"{own.file}:4: " in note
+    assert "first 128" in note
+    assert len(queries) == len(own.lines)
+    mask = data.batch(queries, list(range(len(queries)))).text.mask
+    assert mask.shape[1] == mask[3].sum() == 128
+
+
+@pytest.mark.parametrize("place", ["i3d_video", "audio"])
+def test_a_video_that_cannot_be_read_costs_its_own_queries(own, place):
+    """A dangling link or a damaged file among thousands is a remark."""
+    (vid, *_) = dict.fromkeys(
+        line.split()[0] for line in own.lines if (own.features / place / f"{line[:5]}.npy").exists()
+    )
+    path = own.features / place / f"{vid}.npy"
+    path.unlink()
+    path.symlink_to("nowhere.npy")
+    queries = own.read().queries["test"]
+    assert queries.absent == 3
+    assert vid not in queries.vids
+    assert f"({vid})" not in queries.left_out[0]
+    assert f"(video {vid})" in queries.left_out[0]
+    assert f"{vid}.npy" in queries.left_out[0]
+
+
+def test_queries_of_absent_token_features_are_left_out(every_kind, tmp_path):
+    """One file that was not extracted must not stop a training."""
+    root = tmp_path / "data"
+    shutil.copytree(every_kind, root)
+    task = open_task("charades", "clip+sf", root)
+    sample = task.read("test")[1]
+    (task.text_home / f"qid_{sample.qid}.npy").unlink()
+    data = GroundingData(task, "tokens", ("test",), tmp_path / "cache")
+    queries = data.queries["test"]
+    assert sample.qid not in [one.qid for one in queries.samples]
+    assert f"(token features {sample.qid})" in queries.left_out[0]
+    for row, one in enumerate(queries.samples):
+        np.testing.assert_array_equal(data.token_features(queries, row), data.folder.load_text(one.qid))
 
 
 def test_wrong_tasks_and_places_are_told(narrow_data, tmp_path):

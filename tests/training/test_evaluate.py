@@ -1,6 +1,7 @@
 """Scores of checkpoints and bundles, and the files made of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -78,8 +79,6 @@ def test_groups_hold_the_queries_they_name(scored):
 
 def test_silent_videos_are_answered_by_the_visual_head(scored, tmp_path, narrow_data, best):
     """As at inference: the fused head has nothing to fuse."""
-    import shutil
-
     data = tmp_path / "silent"
     shutil.copytree(narrow_data, data)
     vid = scored.answers.queries.vids[0]
@@ -152,6 +151,22 @@ def test_a_bundle_scores_what_its_checkpoint_scores(scored, best, narrow_data, t
         assert {n: m.value for n, m in scores.metrics.items()} == pytest.approx(
             {n: m.value for n, m in same.metrics.items()}
         )
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "bundle"])
+def test_a_video_without_a_finite_result_is_named(best, narrow_data, tmp_path, what):
+    """NaN scored as a miss, or a traceback that names no video, would leave the user with thousands to search."""
+    data = tmp_path / "data"
+    shutil.copytree(narrow_data, data)
+    vid = (data / "dataset/charades/charades_sta_test_qid.txt").read_text()[:5]
+    path = data / "features/charades/i3d_video" / f"{vid}.npy"
+    np.save(path, np.full_like(np.load(path), 3e38))
+    source = best
+    if what == "bundle":
+        source = tmp_path / "deploy"
+        write_bundle(source, Checkpoint.load(best))
+    with pytest.raises(InputError, match=rf"{vid}.*too large for the network"):
+        run_evaluation(EvaluationRequest("charades", data, features="i3d", **{what: source}))
 
 
 def test_plots_are_pictures(scored, tmp_path):
