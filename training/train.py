@@ -72,6 +72,7 @@ def train(
     if not resume and first_process:
         run.check_new()
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # else cuDNN computes float32 in TF32
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     datasets = prepare(config, progress, glove_progress)
@@ -145,6 +146,8 @@ def _fit(
     # Lightning speaks of settings that are ours, not the user's.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    # Weights of several stacks lie in one parameter; cuDNN gathers each stack's at every call.
+    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
     trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

@@ -1,4 +1,6 @@
-"""The hand-written gradient of the GRU's loop against autograd over the plain loop."""
+"""Both forms of the GRU layer for training against autograd over the plain loop."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,13 +21,18 @@ def arguments(stacks, batch, length, hidden, seed, dtype=torch.float64):
     return draw(stacks, batch, length, 5), lengths, *weights, draw(stacks, 2, 3 * hidden), draw(stacks, 2, 3 * hidden)
 
 
+WAYS = pytest.mark.parametrize("way", [gradient.bigru, gradient.packed], ids=["CPU", "GPU"])
+"""What runs where; the GPU's way also runs on a CPU."""
+
+
+@WAYS
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_values_and_gradients_equal_autograd_s(stacks, batch, length, hidden, seed):
+def test_values_and_gradients_equal_autograd_s(way, stacks, batch, length, hidden, seed):
     """A wrong factor in the backward would train a network that is not the one evaluated."""
     args = arguments(stacks, batch, length, hidden, seed)
     learned = [arg for arg in args if arg.requires_grad]
-    plain, fast = reference.bigru(*args), gradient.bigru(*args)
+    plain, fast = reference.bigru(*args), way(*args)
     torch.testing.assert_close(fast, plain, atol=1e-12, rtol=0)
     upstream = torch.randn(plain.shape, dtype=plain.dtype, generator=torch.Generator().manual_seed(seed + 1))
     wanted, found = (torch.autograd.grad(out, learned, upstream) for out in (plain, fast))
@@ -33,16 +40,34 @@ def test_values_and_gradients_equal_autograd_s(stacks, batch, length, hidden, se
         torch.testing.assert_close(got, want, atol=1e-10, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_dtypes_keep_their_gradients_dtypes(dtype):
+def test_training_dtypes_keep_their_gradients_dtypes(way, dtype):
     """Mixed precision: a gradient in another dtype than its parameter is an error deep in the optimiser."""
     args = arguments(2, 3, 6, 4, 0, dtype)
     learned = [arg for arg in args if arg.requires_grad]
-    out = gradient.bigru(*args)
+    out = way(*args)
     assert out.dtype == dtype
     for grad, value in zip(torch.autograd.grad(out.sum(), learned), learned, strict=True):
         assert grad.dtype == value.dtype
         assert grad.isfinite().all()
+
+
+def test_autocast_leaves_the_packed_form_in_float32():
+    """Half precision would be added up over 128 steps in each of four layers."""
+    args = arguments(2, 3, 6, 4, 0, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = gradient.packed(*args)
+    torch.testing.assert_close(out, gradient.packed(*args), atol=0, rtol=0)
+
+
+def test_a_gpu_takes_the_packed_form(monkeypatch):
+    """A loop over time of 512 steps is some 6,000 launches forward and back."""
+    calls = []
+    monkeypatch.setattr(gradient, "packed", lambda *args: calls.append(args))
+    args = SimpleNamespace(is_cuda=True), *range(5)
+    gradient.bigru(*args)
+    assert calls == [args]
 
 
 def test_packed_sequences_of_pytorch_give_the_same():
