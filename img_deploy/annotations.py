@@ -159,19 +159,6 @@ def _seconds(row: _Row, form: Format, durations: Mapping[str, float] | None) -> 
     return seconds_of(known, row.where)
 
 
-def read_queries(path: Where) -> list[str]:
-    """The sentences of a plain text file, one per line; blank lines are skipped. Raises AnnotationError."""
-    queries = [line for _, line in lines_of(text_of(path))]
-    if not queries:
-        raise AnnotationError(f"{path}: got no queries, expected one per line")
-    return queries
-
-
-def annotation_format(path: Where) -> Format:
-    """What :func:`read_query_file` takes a file for. Raises AnnotationError: unreadable or blank."""
-    return format_of(os.fspath(path), text_of(path))
-
-
 def format_of(path: str, text: str) -> Format:
     """What a file's content is taken for. Raises AnnotationError where it is blank."""
     _, first = next(lines_of(text), (0, ""))

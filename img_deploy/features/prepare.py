@@ -117,7 +117,7 @@ def _array(source: Source) -> Array:
     where, values = source
     try:
         if hasattr(values, "detach"):  # a torch tensor, which may be on a GPU and be part of a graph
-            values = values.detach().cpu()
+            values = values.detach().cpu().resolve_neg()
             values = values.float() if str(values.dtype) == "torch.bfloat16" else values
         array = np.asarray(values)
     except Exception as error:  # whatever a foreign type raises on its way to numpy

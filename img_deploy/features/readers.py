@@ -184,7 +184,7 @@ def read_pt(path: Where) -> Array:
     with reading(path, _PT):
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.float()
-        array = tensor.numpy().reshape(shape)
+        array = tensor.resolve_neg().numpy().reshape(shape)
     check_dtype(array.dtype, path)
     return array
 

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from img_deploy.annotations import (
     Sample,
-    annotation_format,
-    read_queries,
     read_query_file,
     read_samples,
 )
@@ -60,7 +58,7 @@ def refusal(read: Any, path: Path, *arguments: Any) -> str:
 def test_txt_lines(tmp_path: Path) -> None:
     """Charades-STA's own annotation lines would be read wrongly."""
     path = write(tmp_path, "charades_sta_test_qid.txt", TXT)
-    assert annotation_format(path) == "txt"
+    assert read_query_file(path).format == "txt"
     assert read_samples(path) == [
         Sample(12408, "3MSZA", "person turn a light on.", None, ((24.3, 30.4),)),
         Sample(12412, "AMT7R", "a ## b", None, ((4.3, 12.5),)),
@@ -80,7 +78,7 @@ def test_txt_lines_with_durations(tmp_path: Path) -> None:
 def test_tvr_json_lines(tmp_path: Path, name: str) -> None:
     """JSON lines under another ending, as one published file has them, would be refused."""
     path = write(tmp_path, name, lines(ROW, {**ROW, "qid": 8, "relevant_windows": [[1, 2], [3, 99]]}))
-    assert annotation_format(path) == "jsonl"
+    assert read_query_file(path).format == "jsonl"
     assert read_samples(path) == [
         Sample(7, "3MSZA", "person turns.", 30.96, ((24.3, 30.4),)),
         Sample(8, "3MSZA", "person turns.", 30.96, ((1.0, 2.0), (3.0, 30.96))),
@@ -96,7 +94,7 @@ def test_a_single_json_line(tmp_path: Path) -> None:
 def test_activitynet_json(tmp_path: Path, indent: int | None) -> None:
     """ActivityNet's annotations would be read wrongly, or only when written on one line."""
     path = write(tmp_path, "val_1_qid.json", json.dumps(ACTIVITYNET, indent=indent))
-    assert annotation_format(path) == "activitynet"
+    assert read_query_file(path).format == "activitynet"
     assert read_samples(path) == [
         Sample(5, "v_a", "A tutorial.", 55.15, ((0.28, 55.15),)),
         Sample(6, "v_a", "The coach helps.", 55.15, ((13.79, 55.15),)),
@@ -283,7 +281,7 @@ def test_broken_files(tmp_path: Path, name: str, content: Any, message: str) -> 
 
 def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong path would end in a traceback."""
-    for read in (read_samples, read_durations, read_queries, annotation_format, read_query_file):
+    for read in (read_samples, read_durations, read_query_file):
         assert "no such file" in refusal(read, tmp_path / "nothing.txt")
         (tmp_path / "folder").mkdir(exist_ok=True)
         assert "got a directory" in refusal(read, tmp_path / "folder")
@@ -329,14 +327,6 @@ def test_text_of_other_systems(tmp_path: Path, encoded: Any) -> None:
     assert [s.query for s in queries.samples] == ["a person eats", "someone leaves"]
     samples = read_samples(write(tmp_path, "a.txt", encoded(TXT)))
     assert [(s.vid, s.query) for s in samples] == [("3MSZA", "person turn a light on."), ("AMT7R", "a ## b")]
-
-
-def test_plain_queries(tmp_path: Path) -> None:
-    """Sentences, one per line, would be mixed up with annotation lines."""
-    path = write(tmp_path, "queries.txt", "a person eats\n\n  someone leaves \n")
-    assert annotation_format(path) == "lines"
-    assert read_queries(path) == ["a person eats", "someone leaves"]
-    assert "got no queries" in refusal(read_queries, write(tmp_path, "none.txt", "\n"))
 
 
 def asked(path: Path) -> list[str]:

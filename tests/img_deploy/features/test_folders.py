@@ -424,25 +424,25 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-def test_twenty_thousand_videos_are_listed_without_reading(
+def test_thousands_of_videos_are_listed_without_reading(
     tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening a large folder would read its files."""
     for place, width in (("video", 6), ("audio", 4)):
         first = write.npy(tmp_path / place / "v00000.npy", write.rows(0, 3, width))
-        for number in range(1, 20_000):
+        for number in range(1, 4_000):
             os.link(first, tmp_path / place / f"v{number:05}.npy") if number % 1000 == 0 else (
                 tmp_path / place / f"v{number:05}.npy"
             ).touch()
     opened = count_opens(monkeypatch)
     tracemalloc.start()
     folder = open_folder(tmp_path, PLAIN, PLAIN_AUDIO)
-    assert len(folder.videos()) == len(folder) == 20_000
+    assert len(folder.videos()) == len(folder) == 4_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(opened) == 2
-    assert peak < 20e6
-    assert folder.load("v19000").audio is not None
+    assert peak < 4e6
+    assert folder.load("v03000").audio is not None
 
 
 def test_clips_reads_headers_only(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from img_deploy.errors import FeatureError
@@ -25,6 +27,17 @@ def test_the_table() -> None:
         assert kind.stream is not None
         assert kind_of_width(kind.stream, kind.width) == kind
         assert kind.usual[0] < 0 < kind.usual[1] < kind.most
+
+
+def test_the_page_shows_the_table() -> None:
+    """A user would look for a kind's files, width or range where they no longer are."""
+    page = (Path(__file__).parents[3] / "docs/features.md").read_text("utf-8")
+    for kind in KINDS:
+        files = " + ".join(f"`{name.replace('{}', 'N' if kind.stream == 'text' else 'VID')}`" for name in kind.files)
+        limit = f"{kind.max_clips}" if kind.stream == "video" else ""
+        usual = f"{kind.usual[0]:g} to {kind.usual[1]:g}"
+        cells = (f"`{kind.name}`", kind.label, kind.stream, kind.width, files, limit, usual, f"{kind.most:g}")
+        assert f"| {' | '.join(map(str, cells))} |" in page
 
 
 def test_any_other_width_is_plain() -> None:

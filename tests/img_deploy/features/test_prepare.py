@@ -108,7 +108,14 @@ def test_tensors_and_lists() -> None:
     import torch
 
     tensor = torch.from_numpy(CLIPS)
-    for form in (tensor, tensor.clone().requires_grad_(), tensor.bfloat16(), tensor.half(), tensor.T.contiguous().T):
+    for form in (
+        tensor,
+        tensor.clone().requires_grad_(),
+        tensor.bfloat16(),
+        tensor.half(),
+        tensor.T.contiguous().T,
+        torch._neg_view(-tensor),
+    ):
         np.testing.assert_array_equal(prepared(form).video, CLIPS)
     for listed in (CLIPS.tolist(), [list(row) for row in CLIPS], tuple(map(tuple, CLIPS.tolist())), list(CLIPS)):
         np.testing.assert_array_equal(prepared(listed, [[1, 2]]).video, CLIPS)

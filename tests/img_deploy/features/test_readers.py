@@ -316,6 +316,40 @@ def test_pt_without_a_tensor(tmp_path: Path, content: Any) -> None:
     assert "expected a tensor" in refusal(save(tmp_path / "a.pt", content))
 
 
+TENSORS: dict[str, Callable[[Any], Any]] = {
+    "parameter": lambda t: __import__("torch").nn.Parameter(t),
+    "half": lambda t: t.half(),
+    "double": lambda t: t.double(),
+    "uint8": lambda t: t.byte(),
+    "int64": lambda t: t.long(),
+    "transposed": lambda t: t.T.contiguous().T,
+    "part of a larger one": lambda t: __import__("torch").cat([t, t])[4:],
+    "every second row": lambda t: t.repeat_interleave(2, 0)[::2],
+    "negated lazily": lambda t: __import__("torch")._neg_view(-t),
+    "middle axes": lambda t: t[:, None, None],
+}
+
+
+@pytest.mark.parametrize("form", TENSORS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
+def test_pt_of_any_form(tmp_path: Path, form: str, zipped: bool) -> None:
+    """A tensor that is stored in an unusual way would be refused, or read as other numbers."""
+    import torch
+
+    torch.save(TENSORS[form](torch.from_numpy(FEATURES)), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert shape_of(tmp_path / "a.pt") == FEATURES.shape
+    np.testing.assert_array_equal(read_features(tmp_path / "a.pt"), FEATURES)
+
+
+@pytest.mark.parametrize("name", ["complex64", "bool", "float8_e4m3fn"])
+def test_pt_of_other_numbers(tmp_path: Path, name: str) -> None:
+    """Values that are no real numbers would end in a traceback, or be cast in silence."""
+    import torch
+
+    tensor = torch.from_numpy(FEATURES).to(getattr(torch, name))
+    assert "expected" in refusal(save(tmp_path / "a.pt", tensor))
+
+
 def test_pt_of_a_sparse_tensor(tmp_path: Path) -> None:
     """A tensor that has no plain rows would end in a traceback."""
     import torch
