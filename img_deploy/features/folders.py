@@ -41,8 +41,8 @@ class TextFolder:
     """Token features of queries, by query id. ``path`` is what messages call it."""
 
     def __init__(self, path: Where, files: TextFiles | None, kind: FeatureKind | None) -> None:
-        self.path, self.text = path, kind
-        self._text = files
+        self.path = Path(path)
+        self.text, self._text = kind, files
 
     def load_text(self, qid: int, max_words: int | None = None) -> Floats:
         """Token features [N, Dt] of a query; of more than ``max_words`` tokens the first are taken.
@@ -83,8 +83,8 @@ class FeatureFolder(TextFolder):
     """Features of many videos, made by :func:`open_folder`.
 
     Opening lists names, lengths come from headers, and ``load`` reads one video; nothing is kept, except
-    ``VGGish.pickle``, which holds all videos in one file. Ids are accepted with and without their ``v_`` prefix,
-    whichever way the files spell them. Safe to use from several threads.
+    ``VGGish.pickle``, which holds all videos in one file. Ids are accepted in every spelling of
+    :func:`~img_deploy.features.ids.known_spelling`. Safe to use from several threads.
     """
 
     def __init__(self, path: Path, wanted: Wanted, video: Store, audio: Store | None, text: TextFiles | None) -> None:
@@ -211,9 +211,9 @@ def _fingerprint(files: Iterable[Path]) -> str:
     for file in files:
         try:
             status = os.stat(file)
-            facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            facts = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         except OSError:
-            facts = ()  # e.g. a link that leads nowhere: another identity than that of any file
+            facts = []  # e.g. a link that leads nowhere: another identity than that of any file
         digest.update(repr((os.path.realpath(file), facts)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from img_deploy.errors import FeatureError, one_line
 from img_deploy.features.checks import Array, check_dtype, clip_shape
-from img_deploy.features.kinds import FeatureKind, kind_of_width
+from img_deploy.features.kinds import KINDS, FeatureKind, Stream
 from img_deploy.features.resample import Floats, align, downsample
 
 _ROWS = 4096
@@ -130,7 +130,7 @@ def _array(source: Source) -> Array:
     return array
 
 
-def _check_width(sources: Sequence[Source], arrays: Sequence[Array], kind: FeatureKind, stream: Any) -> None:
+def _check_width(sources: Sequence[Source], arrays: Sequence[Array], kind: FeatureKind, stream: Stream) -> None:
     widths = [array.shape[1] for array in arrays]
     if sum(widths) == kind.width:
         return
@@ -138,9 +138,7 @@ def _check_width(sources: Sequence[Source], arrays: Sequence[Array], kind: Featu
         got = " and ".join(f"{width} in {source.where}" for source, width in zip(sources, widths, strict=True))
         raise FeatureError(f"got widths {got}, expected {kind.width} together; extract this video's features again")
     where, width = sources[0].where, widths[0]
-    streams = ("video", "audio", "text")
-    others = [kind_of_width(other, width) for other in streams]
-    other = next((one for one in others if one.stream is not None), None)
+    other = next((one for one in KINDS if one.width == width), None)
     name = f" ({kind.label})" if kind.label else ""
     if len(arrays[0]) == kind.width:
         advice = "transpose it"
