@@ -25,6 +25,7 @@ from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.on_gpu.children import run_in_children
 from img_deploy.benchmarks.on_gpu.goals import failures, goals
 from img_deploy.benchmarks.on_gpu.pages import goal_row, page
+from img_deploy.benchmarks.on_gpu.prepare import compiled, prepare, settle
 from img_deploy.benchmarks.on_gpu.record import Results
 from img_deploy.errors import ImgDeployError, InputError
 from img_deploy.files import write_text
@@ -64,9 +65,10 @@ def run_part(part: str, out: Path, device: str, seconds: float, command: str, ke
     begun = time.monotonic()
     results = results_of(out, part)
     extra = {"TRITON_INTERPRET": "0"}
-    if kernels is not None:
-        extra["TRITON_CACHE_DIR"] = str(kernels.resolve())
     try:
+        if kernels is not None:
+            extra["TRITON_CACHE_DIR"] = str(kernels.resolve())
+            _tell(settle(kernels) or f"{kernels}: {len(compiled(kernels))} kernels are compiled already")
         results.begin({"part": part, "command": command, "device": device, "where": environment()})
         for step in PARTS[part]:
             left = seconds - (time.monotonic() - begun)
@@ -75,6 +77,8 @@ def run_part(part: str, out: Path, device: str, seconds: float, command: str, ke
             _write_page(out)
         results.end(time.monotonic() - begun)
         _write_page(out)
+        if kernels is not None:
+            _tell(f"{kernels}: {len(compiled(kernels))} kernels now")
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
 
@@ -110,9 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     given = _parser().parse_args(arguments)
     if given.prepare is not None:
-        from img_deploy.benchmarks.on_gpu.prepare import prepare
-
-        return prepare(given.prepare, _tell)
+        _tell(f"{given.prepare}: {prepare(given.prepare, _tell)} kernels")
+        return 0
     why = None if given.cpu else why_no_gpu()
     if why:
         print(f"{COMMAND}: {why} on this machine; give --cpu to run what a CPU can, without figures", file=sys.stderr)

@@ -80,13 +80,9 @@ def packed(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class UnpackedMultiScale(PackedMultiScale):
-    """Step 13 with ``nn.GRU`` over whole sequences, for batches without padding: what PyTorch is fastest at.
-
-    Compilation leaves the GRUs as they are: it would spell out their loops.
-    """
+    """Step 13 with ``nn.GRU`` over whole sequences, for batches without padding: what PyTorch is fastest at."""
 
     @staticmethod
-    @torch.compiler.disable
     def run(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
         del lengths
         out: Tensor = gru(x)[0]
@@ -105,8 +101,13 @@ def published_network(network: IMGNetwork) -> IMGNetwork:
 
 
 def unpadded_network(network: IMGNetwork) -> IMGNetwork:
-    """A copy of a network for batches without padding: ``nn.GRU`` unpacked, the fused head alone."""
-    return _with_multi_scale(network, UnpackedMultiScale)
+    """A copy of a network for batches without padding: ``nn.GRU`` unpacked, the fused head alone.
+
+    Compilation leaves its GRUs as they are: it would spell out their loops.
+    """
+    twin = _with_multi_scale(network, UnpackedMultiScale)
+    twin.fusion.multi_scale.run = torch.compiler.disable(UnpackedMultiScale.run)
+    return twin
 
 
 def _with_multi_scale(network: IMGNetwork, kind: type[PackedMultiScale]) -> IMGNetwork:

@@ -21,15 +21,11 @@ from img_deploy.benchmarks.on_gpu.network import (
     random_network,
 )
 from img_deploy.benchmarks.on_gpu.op_calls import OpCall, op_calls, reference_of
+from img_deploy.benchmarks.on_gpu.steps import CHECKED
 from img_deploy.kernels.checking import in_float64, largest_difference, poisoned_outputs, share_of_tolerance
 from img_deploy.kernels.tolerance import Tolerance
 from img_deploy.runtime.spans import decode_spans
 
-CHECKED = {
-    "cuda": (((1,), 1), ((3, 0, 31), 31), ((128, 77, 1), 128), (tuple(range(80)), 64)),
-    "cpu": (((3, 0), 3),),
-}
-"""(real clips of each sample, clips): one sample, few and many, for which kernels differ; some fully masked."""
 ALLOWED_FP32 = 1e-4
 """Largest difference from eager float32 with which fp32 passes. A half precision passes at twice what eager PyTorch
 itself loses in it: random weights amplify rounding more than trained ones do."""

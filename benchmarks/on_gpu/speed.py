@@ -25,6 +25,7 @@ from img_deploy.benchmarks.on_gpu.network import (
     random_network,
 )
 from img_deploy.benchmarks.on_gpu.op_calls import OpCall, op_calls
+from img_deploy.benchmarks.on_gpu.steps import RACED
 from img_deploy.runtime.spans import decode_spans
 
 SETS = 3
@@ -140,7 +141,7 @@ def _cudnn(call: OpCall, clock: Clock) -> Figures | None:
 
 def run_kernel_once(op: str, precision: str, clock: Clock) -> dict[str, Any]:
     """An op's kernel once on few and on many short samples: what a race check watches."""
-    shapes = (((17,), 17), (tuple(range(1, 81)), 9)) if clock.on_cuda else (((4, 1), 4),)
+    shapes = RACED[clock.device]
     config = FULL if clock.on_cuda else TINY
     calls = [call for lengths, n in shapes for call in op_calls(config, precision, clock.device, lengths, n, op)]
     for call in calls:

@@ -23,6 +23,13 @@ SINGLE, CROWD = {"batch": 1, "clips": 128}, {"batch": 64, "clips": 64}
 HALF_FIRST = ("fp16", "fp32", "bf16")
 VERSIONS = (("ours", "fp16"), ("eager", "fp16"), ("eager", "fp32"), ("ours", "fp32"), ("ours", "bf16"))
 OTHER_SIZES = ((1, 64), (8, 64), (8, 128), (64, 128), (256, 64), (256, 128))
+CHECKED = {
+    "cuda": (((1,), 1), ((3, 0, 31), 31), ((128, 77, 1), 128), (tuple(range(80)), 64)),
+    "cpu": (((3, 0), 3),),
+}
+"""(real clips of each sample, clips): one sample, few and many, for which kernels differ; some fully masked."""
+RACED = {"cuda": (((17,), 17), (tuple(range(1, 10)) * 9, 9)), "cpu": (((4, 1), 4),)}
+"""(real clips of each sample, clips) of the race check."""
 TINY_SIZE = {"batch": 2, "clips": 4}
 ON_CPU = {"op": ("global_fusion",), "version": ("ours", "eager", "one graph")}
 TIMED_OPS = tuple(op for op in OP_NAMES if op != "best_spans")
