@@ -102,7 +102,7 @@ def _asked(queries: Path, videos: set[str]) -> "dict[str, AnnotatedSample]":
 
 def _real_query(sample: "AnnotatedSample", vocabulary: Vocabulary | None, folder: FeatureFolder) -> Query:
     content = folder.load_text(sample.qid) if vocabulary is None else vocabulary.encode(tokenize(sample.query))
-    return Query(sample.query, sample.qid, content)
+    return Query(sample.query, sample.qid, content=content)
 
 
 def _spread(folder: FeatureFolder, asked: "Mapping[str, AnnotatedSample]") -> list[str]:
@@ -124,4 +124,4 @@ def _drawn_query(
         content = vocabulary.encode(
             [UNKNOWN_WORD if new else vocabulary.words[row] for row, new in zip(known, unknown, strict=True)]
         )
-    return Query("", qid, content)
+    return Query("", qid, content=content)

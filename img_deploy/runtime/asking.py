@@ -30,6 +30,7 @@ from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
 from img_deploy.runtime.queries import Plan, plan_queries
 from img_deploy.runtime.results import Answer, RowKey
 from img_deploy.runtime.spans import DEFAULT_NMS
+from img_deploy.runtime.stages import Pair
 from img_deploy.text.glove import Progress, check_glove
 from img_deploy.text.tokens import tokenize
 
@@ -107,9 +108,9 @@ class Session:
         """
         return _Run(self, done, listener or Listener()).answers()
 
-    def seconds(self, vid: str, clips: int) -> float | None:
-        """Duration of a video of ``clips`` clips (before down-sampling); None where nothing tells it."""
-        known = by_video(self.durations, vid) or by_video(self.plan.seconds, vid)
+    def seconds(self, vid: str, clips: int, query: Query) -> float | None:
+        """Duration of a query's video, of ``clips`` clips before down-sampling; None where nothing tells it."""
+        known = by_video(self.durations, vid) or query.seconds
         if known is None and self.request.clip_seconds is not None:
             return self.request.clip_seconds * clips
         return known
@@ -124,7 +125,7 @@ class Session:
                 f"warning: {self.request.durations}: none of its {len(self.durations)} ids (e.g. {some}) is that of a "
                 f"video (e.g. {videos[0]}); use the ids of the feature files"
             )
-        unknown = [vid for vid in videos if self.seconds(vid, 1) is None]
+        unknown = [vid for vid in videos if any(self.seconds(vid, 1, q) is None for q in self.plan.queries(vid)[:1])]
         if len(unknown) == len(videos):
             notes.append(
                 "no durations: moments are given in clips and as fractions of the video; "
@@ -258,8 +259,12 @@ class _Run:
             queries = self._encode_queries(lot) if still_open else []
             if any(encoded is not None for encoded in queries):
                 videos = self._encode_videos(batch) if videos is None else videos
-                whole = [(videos[v], q) for (v, _, _), q in zip(lot, queries, strict=True) if q and v in videos]
-                yield self._ground(whole)
+                pairs_of_lot = [
+                    (videos[vid], encoded, self.session.seconds(vid, videos[vid].source_clips, query))
+                    for (vid, _, query), encoded in zip(lot, queries, strict=True)
+                    if encoded is not None and vid in videos
+                ]
+                yield self._ground(pairs_of_lot)
             self.listener.settled(still_open)
         self._closed.update(batch)
         yield []
@@ -317,9 +322,8 @@ class _Run:
         assert query.qid is not None  # the plan has seen to it
         return self.predictor.rules.query(self.library.load_text(query.qid), query.qid, query.sentence)
 
-    def _ground(self, pairs: Sequence[tuple[EncodedVideo, EncodedQuery]]) -> list[Answer]:
-        timed = [(video, query, self.session.seconds(video.vid, video.source_clips)) for video, query in pairs]
-        answers = self.predictor.ground_each(timed, self.options.top_k, self.options.nms, self.options.batch_size)
+    def _ground(self, pairs: Sequence[Pair]) -> list[Answer]:
+        answers = self.predictor.ground_each(pairs, self.options.top_k, self.options.nms, self.options.batch_size)
         return [answer for answer in self._good(answers) if answer.key not in self.done]
 
     def _good(self, results: Sequence[Result | ImgDeployError]) -> Iterator[Result]:

@@ -17,6 +17,8 @@ class Query:
     sentence: str
     """Empty where token features were given without it."""
     qid: int | None = None
+    seconds: float | None = None
+    """Duration of its video, where the row that it comes from tells it."""
     content: EncodedWords | NDArray[np.float32] | None = None
     """What the query encoder takes: words with their vectors, or token features [N, Dt]; None until it is looked up."""
 

@@ -53,12 +53,12 @@ class InputRules:
                     f"query {text[:40]!r}: got a sentence, expected its token features: this bundle was trained on "
                     f"{self.text}, which come from a language model it does not hold; extract them and ask by query id"
                 )
-            return Query(text, qid, self.vocabulary.encode(tokenize(text, self.max_words, self.max_chars)))
+            return Query(text, qid, content=self.vocabulary.encode(tokenize(text, self.max_words, self.max_chars)))
         if self.text is None:
             kind = type(text).__name__
             raise QueryError(f"query {sentence!r}: got a {kind}, expected a sentence; this bundle takes plain text")
         where = f"query {qid if qid is not None else sentence!r}: token features"
-        return Query(sentence, qid, prepare_tokens(where, text, self.text, self.max_words))
+        return Query(sentence, qid, content=prepare_tokens(where, text, self.text, self.max_words))
 
 
 def input_rules(bundle: Bundle) -> InputRules:

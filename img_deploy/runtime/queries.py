@@ -25,8 +25,6 @@ class Plan:
     """Asked of every video."""
     own: Mapping[str, tuple[Query, ...]] = field(default_factory=dict)
     """Asked of one video."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Durations that the queries' file tells, by video id."""
     notes: tuple[str, ...] = ()
     """What a user should be told about it, a line each."""
     missing: int = 0
@@ -106,7 +104,6 @@ def _shared(sentences: Sequence[str], videos: Sequence[str]) -> Plan:
 def _own(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile, only: set[str]) -> Plan:
     notes = list(found.skipped)
     own: dict[str, list[Query]] = {}
-    seconds: dict[str, float] = {}
     absent: dict[str, int] = {}
     for sample in found.samples:
         if only and by_video(dict.fromkeys(only, True), sample.vid) is None:
@@ -114,9 +111,7 @@ def _own(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile, onl
         if sample.vid not in library:
             absent[sample.vid] = absent.get(sample.vid, 0) + 1
             continue
-        own.setdefault(sample.vid, []).append(Query(sample.query, sample.qid))
-        if sample.duration is not None:
-            seconds.setdefault(sample.vid, sample.duration)
+        own.setdefault(sample.vid, []).append(Query(sample.query, sample.qid, sample.duration))
     missing = len(notes) + sum(absent.values())
     if absent:
         some = ", ".join(list(absent)[:3])
@@ -131,7 +126,6 @@ def _own(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile, onl
     return Plan(
         videos=tuple(own),
         own={vid: tuple(queries) for vid, queries in own.items()},
-        seconds=seconds,
         notes=tuple(notes),
         missing=missing,
     )

@@ -36,7 +36,7 @@ def drawn(config, clips, words, width, sound, rng):
         unknown = rng.random(words) < 0.3
         chars = rng.integers(0, config.chars, (words, width))
         content = EncodedWords(np.where(unknown[:, None], np.float32(0), content), unknown, chars, ())
-    return Sample(VideoFeatures("drawn", video, audio, clips), Query("", 0, content))
+    return Sample(VideoFeatures("drawn", video, audio, clips), Query("", 0, content=content))
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -221,6 +221,16 @@ def test_a_resumed_run_has_to_share_what_its_answers_depend_on(bundles, features
     assert open_session(Request(**base | same)).settings() == first
 
 
+def test_each_row_has_its_own_duration(bundles, features, write_lines):
+    """Where the rows of a video disagree, every moment would be in the seconds of the first."""
+    lines = [{"qid": n, "vid": "B", "query": "w001", "duration": seconds} for n, seconds in enumerate((10.0, 30.0))]
+    file = write_lines("x.jsonl", *lines, {"qid": 2, "vid": "B", "query": "w001"})
+    request = Request(features.folder, bundles["tiny_glove"], queries_file=file, backend="torch", clip_seconds=2.0)
+    found = [answer for lot in open_session(request).answers() for answer in lot]
+    assert [answer.duration for answer in found] == [10.0, 30.0, 40.0]
+    assert len({answer.best.fraction for answer in found}) == 1
+
+
 def test_a_listener_can_stop_the_run(predictor, features, folder):
     """--strict would go on."""
     features.put("video/A.npy", b"")

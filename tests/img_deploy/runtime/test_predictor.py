@@ -167,7 +167,7 @@ def recorded_query(predictor, case):
         return case["in.text"][0].numpy()
     ids = case["in.word_ids"][0].numpy()
     vectors = np.concatenate([np.zeros((2, 300), np.float32), predictor.vocabulary.vectors])[ids]
-    return Query("recorded", None, EncodedWords(vectors, ids == 1, case["in.char_ids"][0].numpy(), ()))
+    return Query("recorded", content=EncodedWords(vectors, ids == 1, case["in.char_ids"][0].numpy(), ()))
 
 
 def test_folder_and_arrays_agree(predictors, features):
