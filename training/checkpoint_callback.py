@@ -10,7 +10,6 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from img_deploy import __version__
-from img_deploy.files import temporary_beside
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.training.answers import Answers, answers_of_network
 from img_deploy.training.config import TrainConfig
@@ -163,8 +162,8 @@ class CheckpointCallback(L.Callback):
         )
 
     def _save_state(self, trainer: L.Trainer) -> None:
-        """A state appears whole: a killed save leaves the one before."""
-        temporary = temporary_beside(self.run.state)
+        """A state appears whole: a killed save leaves the one before, and a file that the next save replaces."""
+        temporary = self.run.state.with_name(f".{self.run.state.name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, self.run.state)

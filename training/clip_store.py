@@ -89,7 +89,9 @@ def open_clip_store(
 
     def fill(place: Path) -> dict[str, Any]:
         lengths: dict[str, list[int]] = {"video": [], "audio": []}
-        found, left_out, remarks = [], {}, []
+        found: list[str] = []
+        remarks: list[str] = []
+        left_out: dict[str, str] = {}
         audio_width = wanted.audio.width if wanted.audio else 1
         with _rows(place, "video", wanted.video.width) as video, _rows(place, "audio", audio_width) as audio:
             for done, vid in enumerate(vids, 1):

@@ -16,6 +16,7 @@ from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.model.stream import TextInput
 from img_deploy.text.vocabulary import Vocabulary
 from img_deploy.training.clip_store import ClipStore, Packed, Progress, open_clip_store, open_text_store
+from img_deploy.training.constants import SplitName
 from img_deploy.training.labels import label_moments
 from img_deploy.training.losses import Targets
 from img_deploy.training.splits import Split
@@ -120,7 +121,7 @@ class GroundingData:
         self,
         task: Task,
         variant: "Variant",
-        splits: Sequence[str],
+        splits: Sequence[SplitName],
         cache: Path,
         vocabulary: Vocabulary | None = None,
         glove: Path | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 from img_deploy.errors import ConfigError, InputError
 from img_deploy.training.clip_store import Progress
 from img_deploy.training.config import TrainConfig
+from img_deploy.training.constants import SplitName
 from img_deploy.training.data import GroundingData, Queries, split_by_video
 from img_deploy.training.tasks import open_task
 
@@ -43,7 +44,7 @@ def prepare(
                 notes.append(f"{task.text_home}: no token features, so sentences are read as words (variant glove)")
     if variant == "tokens" and task.text is None:
         raise ConfigError(f"variant is 'tokens', but {task.name} has no token features; use glove")
-    splits = ("train", "test", "val_2") if config.select_on == "val_2" else ("train", "test")
+    splits: tuple[SplitName, ...] = ("train", "test", "val_2") if config.select_on == "val_2" else ("train", "test")
     data = GroundingData(
         task,
         variant,  # type: ignore[arg-type]
@@ -66,4 +67,4 @@ def prepare(
     if silent := int((~has_audio).sum()):
         videos = len({vid for vid, has in zip(train_part.vids, has_audio, strict=True) if not has})
         notes.append(f"{silent} training queries on {videos} videos without sound are left out")
-    return Datasets(data, train_part.take(np.flatnonzero(has_audio)), validation, tuple(notes), silent)
+    return Datasets(data, train_part.take(np.flatnonzero(has_audio)), validation, tuple(dict.fromkeys(notes)), silent)

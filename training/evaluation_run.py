@@ -120,7 +120,7 @@ def _data(
     return GroundingData(
         task,
         variant,  # type: ignore[arg-type]
-        (request.split,),
+        (request.split,),  # type: ignore[arg-type]
         cache,
         vocabulary=vocabulary,
         max_clips=max_clips,

@@ -1,6 +1,6 @@
 """The three tasks: which annotation files, features and constants each one means, in the layout users have."""
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,24 +112,22 @@ class Task:
         Raises:
             AnnotationError: the jsonl file is missing, or lacks a query.
         """
-        samples = list(samples)
         if self.numbering != "txt":
             return {sample.qid: sample.qid for sample in samples}
         path = _first(self.dataset, _TVR["test"])
-        rows: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
-        for row in sorted(read_samples(path, skipped=[]), key=lambda row: row.qid):
-            rows[row.vid, _normal(row.query)].append(row.qid)
-        repeated = _rows_before(self, samples)
+        published = _by_occurrence(read_samples(path, skipped=[]))
+        # Counted over the whole test set: Charades-AudioMatter is a part of it.
+        whole = replace(self, name="charades").read("test", skipped=[])
+        occurrence = {qid: key for key, qid in _by_occurrence(whole).items()}
         ids = {}
-        for sample in sorted(samples, key=lambda sample: sample.qid):
-            same = rows[sample.vid, _normal(sample.query)]
-            place = repeated[sample.qid]
-            if place >= len(same):
+        for sample in samples:
+            key = occurrence.get(sample.qid, (sample.vid, _normal(sample.query), 0))
+            if key not in published:
                 raise AnnotationError(
                     f"{path}: has no row for query {sample.qid} of {self.file('test')} ({sample.vid}: "
                     f"{sample.query!r}); give the two files of one dataset"
                 )
-            ids[sample.qid] = same[place]
+            ids[sample.qid] = published[key]
         return ids
 
 
@@ -183,17 +181,12 @@ def _normal(sentence: str) -> str:
     return " ".join(sentence.lower().split())
 
 
-def _rows_before(task: Task, samples: list[Sample]) -> dict[int, int]:
-    """How many test rows with the same video and sentence come before each query in the numbering of the task.
-
-    Counted over the whole test set: Charades-AudioMatter is a part of it.
-    """
-    whole = replace(task, name="charades")
-    rows = samples if task.name == "charades" else whole.read("test", skipped=[])
+def _by_occurrence(samples: Iterable[Sample]) -> dict[tuple[str, str, int], int]:
+    """Query ids by video, sentence, and how many rows with the same two come before."""
     seen: Counter[tuple[str, str]] = Counter()
-    before = {}
-    for row in sorted(rows, key=lambda row: row.qid):
-        key = row.vid, _normal(row.query)
-        before[row.qid] = seen[key]
+    found = {}
+    for sample in sorted(samples, key=lambda sample: sample.qid):
+        key = sample.vid, _normal(sample.query)
+        found[*key, seen[key]] = sample.qid
         seen[key] += 1
-    return {sample.qid: before.get(sample.qid, 0) for sample in samples}
+    return found

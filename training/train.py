@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,27 +105,16 @@ def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:
     """An untrained network of the run's configuration; the same for the same seed."""
     torch.manual_seed(config.seed)
     text = data.folder.wanted.text
-    network = IMGNetwork(
-        ModelConfig(
-            variant=data.variant,
-            video_dim=data.task.video.width,
-            audio_dim=data.task.audio.width,
-            text_dim=text.width if text is not None else 300,
-            chars=data.vocabulary.char_table_size if data.variant == "glove" and data.vocabulary else 0,
-            char_dim=config.char_dim,
-            dim=config.dim,
-            heads=config.heads,
-            max_clips=data.folder.wanted.max_clips,
-            slots=config.slots,
-            slot_iterations=config.slot_iterations,
-            gru_layers=config.gru_layers,
-            dropout=config.dropout,
-            use_importance=config.use_importance,
-            use_local=config.use_local,
-            use_event=config.use_event,
-            use_global=config.use_global,
-        )
-    )
+    known: dict[str, Any] = {
+        "variant": data.variant,
+        "video_dim": data.task.video.width,
+        "audio_dim": data.task.audio.width,
+        "text_dim": text.width if text is not None else 300,
+        "chars": data.vocabulary.char_table_size if data.variant == "glove" and data.vocabulary else 0,
+        "max_clips": data.folder.wanted.max_clips,
+    }
+    settings = config.model_dump(include={field.name for field in fields(ModelConfig)} - known.keys())
+    network = IMGNetwork(ModelConfig(**known, **settings))
     network.draw_slot_noise(config.noise_seed)
     return network
 

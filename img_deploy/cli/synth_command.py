@@ -42,8 +42,8 @@ def synth(
     from img_deploy.training.synthetic.writer import write_synthetic
 
     kinds = tuple(kind or ("i3d",))
-    given = {name: value for name, value in options.items() if value is not None}
-    config = (SyntheticConfig.small if small else SyntheticConfig)(kinds=kinds, **given)
+    given = {name: value for name, value in options.items() if value is not None} | {"kinds": kinds}
+    config = (SyntheticConfig.small if small else SyntheticConfig)(**given)
     with CountBar("generating", "videos") as bar:
         summary = write_synthetic(out, config, overwrite, bar)
     print(f"{summary.folder}: {summary.videos} videos, {summary.queries} queries, {summary.size / 1e6:.0f} MB")
