@@ -173,15 +173,15 @@ def compiled(network: IMGNetwork, precision: str, device: str, like: Inputs, way
 
 
 class Served:
-    """The backend that serves answers, without a bundle: captured graphs on a GPU, plain runs on a CPU."""
+    """The backend that serves answers, without a bundle: captured graphs on a GPU, runs of ``on_cpu`` on a CPU."""
 
-    def __init__(self, network: IMGNetwork, precision: str, device: str) -> None:
+    def __init__(self, network: IMGNetwork, precision: str, device: str, on_cpu: type[StaticRun] = StaticRun) -> None:
         packed = PackedNetwork(network, precision, device)
         limits = {"clips": network.config.max_clips, "words": 2 * WORDS, "chars": 2 * CHARS}
 
         def lane() -> Callable[..., StaticRun]:
             if device == "cpu":
-                return lambda spec, bucket: StaticRun(packed, spec, bucket)
+                return lambda spec, bucket: on_cpu(packed, spec, bucket)
             from img_deploy.runtime.backends.cuda_capture import CapturedRun, Place
 
             place = Place()

@@ -1,0 +1,157 @@
+"""What the host adds to one pair on a GPU: ``python -m img_deploy.benchmarks.host --out benchmarks/results``.
+
+The predictor and the backend that serves answers run as on a GPU, over a device that computes nothing and gives what
+lies in its buffers. What is left is the host's part: checks, padding, filling and cutting buffers, spans, answers.
+Copies to and from a GPU, and the launch itself, are not in these figures. Needs no GPU.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from img_deploy.benchmarks.environment import environment
+from img_deploy.benchmarks.page import Document, head, origin, table, write_results
+from img_deploy.benchmarks.timing import Effort, no_collection, summarize
+from img_deploy.errors import ImgDeployError
+
+COMMAND = "python -m img_deploy.benchmarks.host"
+WANTED_US = 100.0
+"""For one pair, from features in memory to the launch and from its outputs to the answer."""
+CLIPS, WORDS = 128, 10
+CROWD = 64
+WHOLES = ("encode video", "encode query", "ground")
+"""Calls of the predictor, one after the other, that answer one pair."""
+PARTS = {
+    "checks of the features": WHOLES[0],
+    "buffers of the video encoder": WHOLES[0],
+    "words and their vectors": WHOLES[1],
+    "buffers of the query encoder": WHOLES[1],
+    "buffers of the grounder": WHOLES[2],
+    "spans": WHOLES[2],
+}
+"""Part of a call -> the call. The rest of a call is padding, checks of results, and making what it returns."""
+
+
+def measure(seconds: float) -> dict[str, dict[str, float]]:
+    """Microseconds of each call and part for one pair, and of the backend's calls for many pairs."""
+    return {name: _microseconds(call, seconds) for name, call in _calls()}
+
+
+def _microseconds(call: Callable[[], object], seconds: float) -> dict[str, float]:
+    times = []
+    for _ in range(10):
+        call()
+    with no_collection():
+        for _ in Effort(seconds).rounds():
+            begin = time.perf_counter_ns()
+            call()
+            times.append((time.perf_counter_ns() - begin) / 1e3)
+    return summarize(times).as_dict()
+
+
+def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
+    from img_deploy.benchmarks.cpu import full_size_checkpoint
+    from img_deploy.benchmarks.on_gpu.network import FULL, GRAPHS, Served, draw_feeds, random_network
+    from img_deploy.features.kinds import kind_named
+    from img_deploy.runtime.backends.choose import Choice
+    from img_deploy.runtime.backends.static_buffers import StaticRun
+    from img_deploy.runtime.inputs import InputRules
+    from img_deploy.runtime.predictor import Predictor
+    from img_deploy.runtime.spans import decode_spans
+
+    class NullRun(StaticRun):
+        """A run on a device that takes no time."""
+
+        def compute(self) -> None:
+            """The outputs are what the buffers hold: zeros."""
+
+    served = Served(random_network(FULL), "fp16", "cpu", NullRun)
+    vocabulary = full_size_checkpoint().vocabulary
+    assert vocabulary is not None
+    rules = InputRules(kind_named("i3d"), kind_named("panns"), None, vocabulary, CLIPS, 2 * WORDS, 16)
+    bundle: Any = SimpleNamespace(identity="", folder="")
+    predictor = Predictor(bundle, rules, Choice(served.backend, "a device that takes no time"))
+    random = np.random.default_rng(0)
+    clips, sound = (random.standard_normal((CLIPS, width), np.float32) for width in (1024, 2048))
+    sentence = " ".join(vocabulary.words[:WORDS])
+    video, query = predictor.encode_video(clips, sound), predictor.encode_query(sentence)
+    yield WHOLES[0], lambda: predictor.encode_video(clips, sound)
+    yield WHOLES[1], lambda: predictor.encode_query(sentence)
+    yield WHOLES[2], lambda: predictor.ground(video, query, durations=30.0)
+    one, many = (served(draw_feeds(FULL, (CLIPS if n == 1 else 64,) * n, CLIPS if n == 1 else 64)) for n in (1, CROWD))
+    logits = one["start_logits"], one["end_logits"]
+
+    def buffers(graph: str, feeds: Any) -> Callable[[], object]:
+        return lambda: served.backend.run(graph, feeds)
+
+    parts = [lambda: rules.video_features(clips, sound, "", "video"), buffers(GRAPHS[0], one)]
+    parts += [lambda: rules.query(sentence), buffers(GRAPHS[1], one), buffers(GRAPHS[2], one)]
+    parts += [lambda: decode_spans(*logits, [CLIPS])]
+    yield from zip(PARTS, parts, strict=True)
+    for graph in GRAPHS:
+        yield f"{CROWD} pairs: buffers of the {graph.replace('_', ' ')}", buffers(graph, many)
+    ends = many["start_logits"], many["end_logits"]
+    yield f"{CROWD} pairs: spans", lambda: decode_spans(*ends, [64] * CROWD)
+
+
+METHOD = (
+    "One pair of 128 clips (1024 and 2048 wide, float32) and 10 words, full size, fp16 storage; 64 pairs of 64 clips. "
+    "Microseconds, medians. The three calls of the predictor, one after the other, answer one pair; `buffers` are the "
+    "backend's run of a graph on a device that takes no time: padding to its bucket, filling, cutting."
+)
+
+
+def page(result: Document) -> str:
+    """``host.md`` of what ``host.json`` holds."""
+    times = result["microseconds"]
+    whole = sum(times[name]["p50"] for name in WHOLES)
+    verdict = "met" if whole <= WANTED_US else "missed"
+    rows = []
+    for name in WHOLES:
+        parts = [part for part, call in PARTS.items() if call == name]
+        rows.append((f"**{name}**", *_cells(times[name])))
+        rows += [(part, *_cells(times[part])) for part in parts]
+        rows.append(("rest", f"{times[name]['p50'] - sum(times[part]['p50'] for part in parts):.0f}", ""))
+    rows.append(("**one pair**", f"**{whole:.0f}**", ""))
+    lines = head("What the host adds on a GPU", result["command"], "host.json")
+    busy = f"other programs kept {result['neighbours']} cores busy meanwhile"
+    lines += [*origin(result["where"], busy), "", METHOD, ""]
+    lines += [f"Wanted for one pair: at most {WANTED_US:.0f}; measured {whole:.0f}: {verdict}.", ""]
+    lines += table(("one pair", "p50 us", "p90 us"), rows)
+    lines += table((f"{CROWD} pairs", "p50 us", "p90 us"), [(n, *_cells(t)) for n, t in times.items() if "pairs:" in n])
+    return "\n".join(lines)
+
+
+def _cells(times: dict[str, float]) -> tuple[str, str]:
+    return f"{times['p50']:.0f}", f"{times['p90']:.0f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and write ``host.json`` and ``host.md``."""
+    from img_deploy.hardware import OtherPrograms
+
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each part (default 1)")
+    given = parser.parse_args(arguments)
+    command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        where, neighbours = environment(threads=1), OtherPrograms()
+        found = measure(given.seconds)
+        result = {"command": command, "where": where, "microseconds": found, "neighbours": neighbours.cores()}
+        for path in write_results(given.out, "host", result, page):
+            print(f"wrote {path}", file=sys.stderr)
+    except ImgDeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
