@@ -34,9 +34,7 @@ def downsample(features: npt.NDArray[np.generic], limit: int) -> Floats:
     Source: the down-sampling of long videos to the length of the positional table (implementation details).
     """
     _check(features, limit)
-    if len(features) <= limit:
-        return np.array(features, dtype=np.float32, order="C")
-    return _resample(features, limit)
+    return _resample(features, min(len(features), limit))
 
 
 def align(features: npt.NDArray[np.generic], clips: int) -> Floats:
@@ -57,6 +55,8 @@ def align(features: npt.NDArray[np.generic], clips: int) -> Floats:
 
 
 def _resample(features: npt.NDArray[np.generic], clips: int) -> Floats:
+    if len(features) == clips:  # the common case by far, and ten times as slow by index
+        return np.array(features, dtype=np.float32, order="C")
     edges = boundaries(len(features), clips)
     out = np.asarray(features[edges[:-1]], dtype=np.float32)  # [clips, D], right for clips of one row or none
     for clip in np.flatnonzero(np.diff(edges) > 1):

@@ -74,7 +74,8 @@ def pad_stack(
         width: pad the second axis too, to this width (characters of words); the arrays may then differ in it.
 
     Returns:
-        stacked [B, length, ...] of the arrays' dtype, and the mask [B, length], True at real positions.
+        stacked [B, length, ...] of the arrays' dtype, and the mask [B, length], True at real positions. A single
+        array that needs no padding is not copied.
 
     Raises:
         ValueError: no arrays, an array longer or wider than asked for, or arrays that do not fit each other.
@@ -85,6 +86,8 @@ def pad_stack(
     kinds = {(array.dtype, array.shape[1 if width is None else 2 :], array.ndim) for array in arrays}
     if len(kinds) > 1:
         raise ValueError(f"got arrays of different kinds: {', '.join(sorted(map(str, kinds)))}")
+    if len(arrays) == 1 and len(arrays[0]) == length and (width is None or arrays[0].shape[1] == width):
+        return arrays[0][None], np.ones((1, length), np.bool_)
     inner = arrays[0].shape[1:] if width is None else (width, *arrays[0].shape[2:])
     stacked = np.zeros((len(arrays), length, *inner), arrays[0].dtype)  # [B, length, ...]
     mask = np.zeros((len(arrays), length), np.bool_)

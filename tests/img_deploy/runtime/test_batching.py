@@ -114,3 +114,15 @@ def test_arrays_that_do_not_fit(arrays, options):
     """Features of different widths are stacked with zeros where numbers are missing, or cut."""
     with pytest.raises(ValueError, match="got"):
         pad_stack(arrays, **options)
+
+
+def test_a_single_video_is_not_copied():
+    """A megabyte and a half would be copied, and its memory asked for, before every answer about one video."""
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for options in ({}, {"length": 4}, {"width": 3}):
+        stacked, mask = pad_stack([array], **options)
+        assert np.shares_memory(stacked, array)
+        np.testing.assert_array_equal(stacked[0], array)
+        assert mask.tolist() == [[True] * 4]
+    for options, shape in (({"length": 5}, (1, 5, 3)), ({"width": 4}, (1, 4, 4))):
+        assert pad_stack([array], **options)[0].shape == shape

@@ -1,0 +1,42 @@
+"""The benchmark of the host's part: every part is measured, and the page adds up what it shows."""
+
+import json
+
+import pytest
+
+from img_deploy.benchmarks import host
+
+
+def test_a_small_measurement_from_command_to_page(tmp_path):
+    """A part would be missing from the sum, or the verdict not follow from the figures."""
+    assert host.main(["--out", str(tmp_path), "--seconds", "0.01"]) == 0
+    result = json.loads((tmp_path / "host.json").read_text())
+    times = result["microseconds"]
+    assert {*host.WHOLES, *host.PARTS} <= times.keys()
+    assert all(one["count"] >= 5 and one["low"] > 0 for one in times.values())
+    assert times["encode video"]["low"] > times["checks of the features"]["low"]
+    page = (tmp_path / "host.md").read_text()
+    assert page == host.page(result)
+    for one in times.values():
+        one["p50"] = 10.0
+    page = host.page(result)
+    assert "at most 100; measured 30: met." in page
+    assert page.count("| rest | -10 |") == 3
+    times["ground"]["p50"] = 90.0
+    assert "measured 110: missed." in host.page(result)
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch):
+    """A measurement would end in a traceback."""
+    (tmp_path / "file").write_text("")
+    summary = {"p50": 1.0, "p90": 1.0}
+    monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*host.WHOLES, *host.PARTS), summary))
+    assert host.main(["--out", str(tmp_path / "file")]) == 2
+    assert "give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1"])
+def test_no_time_is_refused(seconds, capsys):
+    """A measurement of nothing would end in an empty table."""
+    assert host.main(["--seconds", seconds]) == 2
+    assert "expected more than 0" in capsys.readouterr().err
