@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from img_deploy.errors import ImgDeployError, one_line
 
-COMMANDS = ("import", "export", "index", "infer", "inspect", "profile", "doctor", "train", "evaluate", "synth")
+COMMANDS = ("import", "export", "index", "infer", "serve", "inspect", "profile", "doctor", "train", "evaluate", "synth")
 """Each is ``img_deploy.cli.<name>_command``, which offers ``register(app)``."""
 
 HELP = {"help_option_names": ["-h", "--help"]}

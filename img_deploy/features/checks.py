@@ -17,11 +17,11 @@ from img_deploy.errors import FeatureError, one_line
 Array = npt.NDArray[np.generic]
 Where = str | PathLike[str]
 
-# What numpy, zipfile, torch and pickle raise on files cut short, garbled or made by something else.
-_BROKEN = (
+BROKEN = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),
 )
+"""What numpy, zipfile, torch and pickle raise on content cut short, garbled or made by something else."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def reading(where: Where, expected: str) -> Iterator[None]:
         raise FeatureError(f"{name}: no permission to read it; change its mode or its owner") from None
     except MemoryError:
         raise FeatureError(f"{name}: does not fit into memory, expected {expected}") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _damaged(name, error, expected) from None
 
 

@@ -8,13 +8,14 @@ import math
 import os
 import pickle
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from img_deploy.errors import FeatureError
-from img_deploy.features.checks import Array, Where, check_dtype, clip_shape, reading
+from img_deploy.errors import FeatureError, one_line
+from img_deploy.features.checks import BROKEN, Array, Where, check_dtype, clip_shape, reading
 from img_deploy.features.safe_pickle import load_arrays
 
 _NPY = "a NumPy .npy file"
@@ -122,6 +123,27 @@ def read_npy(path: Where) -> Array:
     with reading(path, _NPY):
         mapped = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
         return mapped.reshape(shape)
+
+
+def npy_from_bytes(content: bytes, where: str) -> Array:
+    """:func:`read_npy` of a file that is in memory; ``where`` is what messages call it, no file of that name is asked.
+
+    Returns:
+        [T, W], read-only, dtype as stored.
+
+    Raises:
+        FeatureError: as :func:`read_npy`.
+    """
+    try:
+        header = _header(BytesIO(content), len(content), where)
+        shape = clip_shape(header.shape, where)
+        flat = np.frombuffer(content, header.dtype, math.prod(header.shape), header.offset)
+    except BROKEN as error:
+        raise FeatureError(
+            f"{where}: got damaged or foreign content ({one_line(error, 120)}), expected {_NPY}"
+        ) from None
+    order = "F" if header.fortran else "C"
+    return flat.reshape(header.shape, order=order).reshape(shape)  # type: ignore[call-overload]
 
 
 def npz_shape(path: Where, key: str = "features") -> tuple[int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from img_deploy.runtime.index import (
     table_of,
 )
 from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+
+if TYPE_CHECKING:
+    import lance
 
 COMMIT_SECONDS = 2.0
 """Work between two commits: what a killed run loses at most."""
@@ -95,7 +98,7 @@ def index_folder(
         BackendError: the backend failed.
     """
     listener = listener or Listener()
-    with _only_writer(path):
+    with only_writer(path):
         index = _opened(path, predictor, store)
         run = _Indexing(folder, index, durations or {}, listener)
         todo = run.survey()
@@ -129,8 +132,12 @@ def _opened(path: str, predictor: Predictor, store: Store | None) -> VideoIndex:
 
 
 @contextmanager
-def _only_writer(path: str) -> Iterator[None]:
-    """Refuse a second writer. The system drops the lock of a killed program; object stores have none."""
+def only_writer(path: str, wait: float = 0.0) -> Iterator[None]:
+    """Refuse a second writer, after so many seconds. The system drops the lock of a killed program; object stores have
+    none.
+
+    Raises InputError.
+    """
     if "://" in path:
         yield
         return
@@ -141,7 +148,7 @@ def _only_writer(path: str) -> Iterator[None]:
         raise InputError(f"{path}: there is no folder {target.parent}; create it or give another path")
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise InputError(f"{path}: another program is writing it; wait for it to end") from None
     try:
@@ -276,9 +283,13 @@ class _Indexing:
     def prune(self) -> None:
         """Drop the videos that are no longer in the folder."""
         for first in range(0, len(self.summary.vanished), 1000):
-            names = [vid.replace("'", "''") for vid in self.summary.vanished[first : first + 1000]]
-            quoted = ", ".join(f"'{name}'" for name in names)
             self.index.dataset.checkout_latest()
-            self.index.dataset.delete(f"vid IN ({quoted})")
+            drop_rows(self.index.dataset, self.summary.vanished[first : first + 1000])
             self.commits += 1
         self.summary.pruned = True
+
+
+def drop_rows(dataset: "lance.LanceDataset", vids: Sequence[str]) -> None:
+    """Delete the rows of some videos, in one step."""
+    quoted = ", ".join("'{}'".format(vid.replace("'", "''")) for vid in vids)
+    dataset.delete(f"vid IN ({quoted})")

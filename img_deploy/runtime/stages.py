@@ -84,10 +84,11 @@ def encode_queries(
     run: Run, items: Sequence[Query], batch_size: int, network: str
 ) -> list[EncodedQuery | FeatureError]:
     """Queries whose content is looked up -> their words. ``network`` names it in what it makes."""
-    return in_batches(items, lambda item: _words(item), batch_size, partial(_encode_queries, run, network))
+    return in_batches(items, words_of, batch_size, partial(_encode_queries, run, network))
 
 
-def _words(query: Query) -> int:
+def words_of(query: Query) -> int:
+    """N of a query whose content is looked up."""
     content = query.content
     assert content is not None
     return len(content.word_vectors if isinstance(content, EncodedWords) else content)
@@ -107,7 +108,7 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
     out = run("query_encoder", feeds)
     encoded: list[EncodedQuery | FeatureError] = []
     for row, item in enumerate(batch):
-        streams = [out[name][row, : _words(item)].copy() for name in ("visual_words", "audio_words")]
+        streams = [out[name][row, : words_of(item)].copy() for name in ("visual_words", "audio_words")]
         if not _finite(*streams):
             encoded.append(_no_result(item.name))
             continue

@@ -169,7 +169,7 @@ def test_another_bundle_or_store_is_refused(indexed, checkpoints, make_bundle, t
 
 def test_two_writers(indexed):
     """Both would append the same videos."""
-    with indexing._only_writer(indexed.path), pytest.raises(InputError, match="another program is writing it"):
+    with indexing.only_writer(indexed.path), pytest.raises(InputError, match="another program is writing it"):
         indexed()
 
 

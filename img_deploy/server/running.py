@@ -1,0 +1,87 @@
+"""Starting and stopping: everything is opened, and wrong settings are refused, before the first connection."""
+
+import os
+import signal
+from typing import Any
+
+import uvicorn
+
+from img_deploy.durations import read_durations
+from img_deploy.errors import InputError
+from img_deploy.features.folders import FeatureFolder, open_folder
+from img_deploy.runtime.index import VideoIndex
+from img_deploy.runtime.predictor import Predictor, load_bundle
+from img_deploy.server.app import make_app
+from img_deploy.server.media import Media
+from img_deploy.server.search import Search
+from img_deploy.server.settings import ServerSettings
+from img_deploy.server.shelf import Shelf
+from img_deploy.server.watch import Metrics, log_to_stderr
+
+SETTINGS = "IMG_DEPLOY_SERVER"
+"""The variable that brings the settings, as JSON, to the workers."""
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def serve(settings: ServerSettings) -> None:
+    """Answer until a signal says to stop; what is being answered then is answered.
+
+    Raises:
+        InputError, BackendError: something that the settings name is wrong or does not work.
+    """
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": int(settings.timeout) + 5,
+    }
+    settings.token()  # refuses what is not safe before any work
+    log_to_stderr()
+    if settings.workers > 1:
+        os.environ[SETTINGS] = settings.model_dump_json()
+        uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.workers, **options)
+        return
+    application = application_of(settings)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: None)  # uvicorn raises the signal once more after it has stopped
+    uvicorn.Server(uvicorn.Config(application, **options)).run()
+
+
+def worker() -> Any:
+    """The application of one of several processes."""
+    log_to_stderr()
+    return application_of(ServerSettings.model_validate_json(os.environ[SETTINGS]))
+
+
+def application_of(settings: ServerSettings) -> Any:
+    """The application that settings describe, opened but not yet warm. Raises InputError, BackendError."""
+    if settings.index is not None and settings.features is not None:
+        raise InputError("--index and --features: got both, expected one of them")
+    predictor = load_bundle(settings.bundle, settings.backend, settings.threads)
+    shared = settings.workers == 1  # workers share no memory: uploads need an index that all of them see
+    shelf = Shelf(
+        predictor,
+        _library(settings, predictor),
+        None if settings.durations is None else read_durations(settings.durations),
+        settings.clip_seconds,
+        settings.most_uploads if shared else 0,
+        settings.cache_bytes,
+    )
+    metrics = Metrics()
+    search = Search(
+        predictor, shelf, settings.batch_size, settings.window, settings.most_requests, settings.timeout, metrics.batch
+    )
+    media = None if settings.media is None else Media.in_folder(settings.media)
+    hosts = LOOPBACK | {settings.host} if settings.on_loopback else None
+    return make_app(search, metrics, media, settings.token(), hosts, settings.most_body)
+
+
+def _library(settings: ServerSettings, predictor: Predictor) -> FeatureFolder | VideoIndex | None:
+    rules = predictor.rules
+    if settings.index is not None:
+        return VideoIndex.open(settings.index, predictor.bundle)
+    if settings.features is not None:
+        return open_folder(settings.features, rules.video, rules.audio, max_clips=rules.max_clips)
+    return None

@@ -1,0 +1,174 @@
+"""From a question to its answers, a stage at a time through the batcher. Knows no HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img_deploy.errors import ImgDeployError
+from img_deploy.features.prepare import VideoFeatures
+from img_deploy.runtime.asking import LOT
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo
+from img_deploy.runtime.predictor import Predictor
+from img_deploy.runtime.ranking import BestMoments
+from img_deploy.runtime.results import Answer
+from img_deploy.runtime.spans import DEFAULT_NMS
+from img_deploy.runtime.stages import Pair, words_of
+from img_deploy.server.batcher import Batcher, BusyError, Heard, Stage
+from img_deploy.server.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request asks: ``text`` of the ``videos`` (None: of all)."""
+
+    text: str | NDArray[np.float32]
+    """A sentence, or token features [N, Dt]."""
+    sentence: str = ""
+    """What token features stand for."""
+    qid: int | None = None
+    videos: Sequence[str] | None = None
+    top_k: int = 1
+    nms: float = DEFAULT_NMS
+    best: int | None = None
+    """So many best moments over all videos, instead of an answer for each."""
+
+
+@dataclass
+class Found:
+    """Answers, and what there is to say about them."""
+
+    query: EncodedQuery
+    answers: list[Answer] = field(default_factory=list)
+    skipped: list[ImgDeployError] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+class Search:
+    """Answers questions about the videos of a shelf. Use it from one event loop."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        shelf: Shelf,
+        batch_size: int,
+        window: float,
+        most_requests: int,
+        timeout: float,
+        heard: Heard = lambda *_: None,
+    ) -> None:
+        self.predictor, self.shelf, self.timeout = predictor, shelf, timeout
+        self.batcher = Batcher(stages(predictor, batch_size), batch_size, window, most_requests, heard)
+        self.ready = False
+        """Whether it is warm."""
+
+    async def warm_up(self) -> None:
+        """Run every stage on batches of one and of many, so that no request pays for what is made at a first run."""
+        rules, many = self.predictor.rules, self.batcher.batch_size
+        clips = np.zeros((rules.max_clips, rules.video.width), np.float32)
+        sound = np.zeros((rules.max_clips, rules.audio.width), np.float32)
+        text = "a" if rules.text is None else np.zeros((4, rules.text.width), np.float32)
+        for count in (1, many):
+            query = (await self.batcher.run("query", [rules.query(text)] * count))[0]
+            videos = [VideoFeatures("", clips, audio, len(clips)) for audio in (sound, None)]
+            encoded = [(await self.batcher.run("video", [one] * count))[0] for one in videos]
+            for video in encoded:
+                await self.batcher.run("ground", [(video, query, None)] * count, (1, DEFAULT_NMS))
+        self.ready = True
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One admitted request, in its time. Raises BusyError."""
+        if not self.ready:
+            raise BusyError("the server is warming up; ask again in a moment")
+        with self.batcher.admitted():
+            try:
+                async with asyncio.timeout(self.timeout):
+                    yield
+            except TimeoutError:
+                raise BusyError(f"not done within {self.timeout:g} s; ask later, or about fewer videos") from None
+
+    async def ground(self, question: Question) -> Found:
+        """The answers, video by video in the order asked for, or the best moments of all.
+
+        Raises:
+            QueryError, FeatureError: the query cannot be asked; no video of an id; none of the videos can be used.
+            InputError: ``top_k`` or ``nms`` is out of range.
+            BusyError: too many requests, or out of time.
+            BackendError: the backend failed.
+        """
+        async with self._turn():
+            query = self.predictor.rules.query(question.text, question.qid, question.sentence)
+            await asyncio.to_thread(self.shelf.refresh)
+            vids = self.shelf.videos() if question.videos is None else list(map(self.shelf.find, question.videos))
+            found = Found(_good(await self.batcher.run("query", [query])))
+            ranking = BestMoments(question.best) if question.best is not None else None
+            vids, size = list(dict.fromkeys(vids)), LOT * self.batcher.batch_size
+            for first in range(0, len(vids), size):
+                answers = await self._answers(vids[first : first + size], question, found)
+                if ranking is None:
+                    found.answers += answers
+                else:
+                    ranking.add(answers)
+        if ranking is not None:
+            found.answers = ranking.ranked()
+        if found.skipped and not found.answers:
+            raise found.skipped[0]
+        return found
+
+    async def _answers(self, vids: Sequence[str], question: Question, found: Found) -> list[Answer]:
+        """Of some videos; what cannot be answered goes to ``found.skipped``."""
+        pairs = []
+        for video in await self._encoded(vids, found):
+            pairs.append((video, found.query, self.shelf.seconds(video.vid, video.source_clips)))
+        results = await self.batcher.run("ground", pairs, (question.top_k, question.nms))
+        return _sorted_out(results, found.skipped)
+
+    async def _encoded(self, vids: Sequence[str], found: Found) -> list[EncodedVideo]:
+        fetched = await asyncio.to_thread(self.shelf.fetch, vids)
+        rows = [row for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)]
+        for row in rows:
+            found.remarks += fetched[row].remarks
+        for row, video in zip(rows, await self.batcher.run("video", [fetched[row] for row in rows]), strict=True):
+            fetched[row] = video
+            if isinstance(video, EncodedVideo):
+                await asyncio.to_thread(self.shelf.keep, video)
+        return _sorted_out(fetched, found.skipped)
+
+    async def add(self, features: VideoFeatures, duration: float | None) -> EncodedVideo:
+        """Encode a video and take it in. Raises FeatureError, BusyError, BackendError."""
+        async with self._turn():
+            video: EncodedVideo = _good((await self.batcher.run("video", [features]))[:1])
+        await asyncio.to_thread(self.shelf.add, features, video, duration)
+        return video
+
+
+def stages(predictor: Predictor, batch_size: int) -> dict[str, Stage]:
+    """What a predictor does, as the stages of a batcher. The key of ``ground`` is (top_k, nms)."""
+
+    def ground(pairs: list[Pair], options: tuple[int, float]) -> list[Answer | ImgDeployError]:
+        return predictor.ground_each(pairs, *options, batch_size)
+
+    return {
+        "video": Stage(lambda items, _: predictor.encode_features(items, batch_size), lambda item: len(item.video)),
+        "query": Stage(lambda items, _: predictor.encode_prepared(items, batch_size), words_of),
+        "ground": Stage(ground, lambda pair: pair[0].clips),
+    }
+
+
+def _good(results: Sequence[Any]) -> Any:
+    """The only result. Raises it where it is an error."""
+    [result] = results
+    if isinstance(result, ImgDeployError):
+        raise result
+    return result
+
+
+def _sorted_out(results: Sequence[Any], skipped: list[ImgDeployError]) -> list[Any]:
+    """The results that are none of the errors, which go to ``skipped``."""
+    skipped += [one for one in results if isinstance(one, ImgDeployError)]
+    return [one for one in results if not isinstance(one, ImgDeployError)]

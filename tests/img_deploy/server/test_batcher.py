@@ -1,0 +1,112 @@
+"""The batcher alone, with stages of the test's own."""
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from img_deploy.server.batcher import Batcher, BusyError, Stage
+
+
+def with_batcher(body, run=lambda items, key: [(one, key) for one in items], length=len, **options):
+    """What ``body(batcher)`` gives; ``run`` and ``length`` are those of the only stage, "work"."""
+    settings = {"batch_size": 4, "window": 0.01, "most_requests": 100} | options
+
+    async def all_of_it():
+        batcher = Batcher({"work": Stage(run, length)}, **settings)
+        batcher.start()
+        try:
+            return await asyncio.wait_for(body(batcher), 20)
+        finally:
+            await batcher.stop()
+
+    return asyncio.run(all_of_it())
+
+
+@given(st.lists(st.tuples(st.text(max_size=40), st.integers(0, 2)), max_size=60), st.integers(1, 8))
+def test_every_item_gets_its_own_result(items, batch_size):
+    """An answer would go to somebody else."""
+    batches = []
+
+    def run(contents, key):
+        batches.append((contents, key))
+        return [(one, key) for one in contents]
+
+    async def body(batcher):
+        results = await asyncio.gather(*(batcher.run("work", [content], key) for content, key in items))
+        return [one for [one] in results]
+
+    assert with_batcher(body, run, batch_size=batch_size, window=0) == items
+    for contents, _ in batches:
+        assert len(contents) <= batch_size
+        assert max(map(len, contents)) <= 4 * max(1, min(map(len, contents)))
+
+
+def test_items_that_come_together_run_together():
+    """Every request would pay for a run of its own."""
+    sizes = []
+
+    async def body(batcher):
+        await asyncio.gather(*(batcher.run("work", ["abc"]) for _ in range(8)))
+
+    with_batcher(body, heard=lambda stage, items, _: sizes.append((stage, items)))
+    assert sizes == [("work", 4), ("work", 4)]
+
+
+def test_what_its_caller_has_left_is_not_computed():
+    """Clients that gave up would keep the machine busy."""
+    held, computed = threading.Event(), []
+
+    def run(contents, _):
+        computed.extend(contents)
+        held.wait(10)
+        return contents
+
+    async def body(batcher):
+        first = asyncio.create_task(batcher.run("work", ["first"]))
+        while not computed:
+            await asyncio.sleep(0.001)
+        left = asyncio.create_task(batcher.run("work", ["left"]))
+        stays = asyncio.create_task(batcher.run("work", ["stays"]))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0)
+        held.set()
+        await asyncio.gather(first, stays)
+        assert left.cancelled()
+
+    with_batcher(body, run)
+    assert computed == ["first", "stays"]
+
+
+def test_a_failed_batch_fails_its_items_alone():
+    """One failure would stop the server, or leave its callers waiting for ever."""
+
+    def run(contents, key):
+        if key == "bad":
+            raise ValueError("broken")
+        return contents
+
+    async def body(batcher):
+        results = await asyncio.gather(
+            batcher.run("work", ["a", "b"], "bad"), batcher.run("work", ["c"]), return_exceptions=True
+        )
+        return results, await batcher.run("work", ["d"])
+
+    [failed, good], later = with_batcher(body, run)
+    assert isinstance(failed, ValueError)
+    assert (good, later) == (["c"], ["d"])
+
+
+def test_no_more_requests_than_said():
+    """A flood would fill the memory."""
+
+    async def body(batcher):
+        with batcher.admitted(), batcher.admitted(), pytest.raises(BusyError, match="2 requests"), batcher.admitted():
+            pass
+        with batcher.admitted():
+            return batcher.requests
+
+    assert with_batcher(body, most_requests=2) == 1

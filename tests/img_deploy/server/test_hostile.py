@@ -1,0 +1,171 @@
+"""Broken and hostile requests: one line of JSON each, and the server goes on."""
+
+import io
+import json
+import pickle
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from img_deploy.errors import FeatureError
+from img_deploy.features.readers import npy_from_bytes
+
+WIDTH = 24
+
+
+def npy(array, **options):
+    stream = io.BytesIO()
+    np.save(stream, array, **options)
+    return stream.getvalue()
+
+
+class Bomb:
+    """Fails the test where it is unpickled."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was opened",))
+
+
+GOOD = npy(np.ones((5, WIDTH), np.float32))
+CONTENTS = {
+    "empty": b"",
+    "text": b"hello",
+    "pickle": pickle.dumps(Bomb()),
+    "objects": npy(np.array([Bomb()], object), allow_pickle=True),
+    "cut": GOOD[:-1],
+    "header alone": GOOD[:40],
+    "huge": GOOD.replace(b"(5, 24)", b"(99999999999, 24)"),
+    "negative": GOOD.replace(b"(5, 24)", b"(-5, 24)"),
+    "code": GOOD.replace(b"'shape': (5, 24)", b"'shape': exit()"),
+    "version": GOOD[:6] + b"\x09" + GOOD[7:],
+    "width": npy(np.ones((5, WIDTH + 1), np.float32)),
+    "nan": npy(np.full((5, WIDTH), np.nan, np.float32)),
+    "no clips": npy(np.ones((0, WIDTH), np.float32)),
+    "axes": npy(np.ones((2, 3, WIDTH), np.float32)),
+    "complex": npy(np.ones((5, WIDTH), np.complex64)),
+    "text array": npy(np.array([["a"]])),
+}
+
+
+def assert_one_line(reply, *statuses):
+    assert reply.status_code in statuses, reply.text
+    content = reply.json()
+    assert content.keys() == {"error", "request"}
+    assert content["error"]
+    assert content["error"] == " ".join(content["error"].split())
+    assert "Traceback" not in reply.text
+    assert content["request"] == reply.headers["x-request-id"]
+
+
+def test_broken_features_are_refused(served):
+    """A file of an attacker would run code, take the server down, or be answered with a traceback."""
+
+    async def body(client):
+        for name, content in CONTENTS.items():
+            for files in ({"video": content}, {"video": GOOD, "audio": content}):
+                reply = await client.post("/v1/videos", data={"vid": name}, files=files)
+                assert_one_line(reply, 422)
+            assert_one_line(await client.post("/v1/videos", params={"vid": name}, content=content), 422)
+        assert (await client.get("/v1/videos")).json()["total"] == 0
+        good = await client.post("/v1/videos", params={"vid": "X", "duration": 3}, content=GOOD)
+        facts = {"vid": "X", "clips": 5, "source_clips": 5, "has_audio": False, "duration": 3.0}
+        assert good.json() == facts | {"media": False, "error": None}
+
+    served(body)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_an_array_or_refused(tail):
+    """A header nobody thought of would raise something that is no line for a user."""
+    for content in (tail, GOOD[:8] + tail, GOOD[:20] + tail):
+        with suppress(FeatureError):
+            assert npy_from_bytes(content, "x").ndim == 2
+
+
+QUESTIONS = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"\xff\xfe",
+    b"[" * 10_000,
+    b'{"query": ""}',
+    b'{"query": 5}',
+    b'{"query": "a", "other": 1}',
+    b'{"query": "a", "top_k": 0}',
+    b'{"query": "a", "top_k": 1e99}',
+    b'{"query": "a", "nms": 2}',
+    b'{"query": "a", "nms": NaN}',
+    b'{"query": "a", "best": 0}',
+    b'{"query": "a", "videos": []}',
+    b'{"query": "a", "videos": [""]}',
+    b'{"query": "a", "videos": "A"}',
+    b'{"query": "a", "qid": -1}',
+    b'{"query": " ", "videos": ["A"]}',
+    b'{"query": "a", "tokens": [[1, 2], [3]]}',
+    b'{"query": "a", "tokens": [[1, 2]], "videos": ["A"]}',
+    b'{"query": "a", "tokens": [[NaN]]}',
+    json.dumps({"query": "a" * 5000}).encode(),
+]
+
+
+def test_broken_questions_are_refused(features, served):
+    """A question that nobody thought of would be answered with a traceback or not at all."""
+
+    async def body(client):
+        for content in QUESTIONS:
+            reply = await client.post("/v1/ground", content=content, headers={"Content-Type": "application/json"})
+            assert_one_line(reply, 422)
+        for vid in ("nope", "../A", "/etc/passwd", "A\x00", "..%2f..%2fetc%2fpasswd", "' OR 1=1 --"):
+            assert_one_line(await client.post("/v1/ground", json={"query": "a door", "videos": [vid]}), 404)
+            assert_one_line(await client.delete(f"/v1/videos/{vid.replace(chr(0), '%00')}"), 404)
+        assert_one_line(await client.delete("/v1/videos/A"), 422)
+        assert_one_line(await client.get("/v1/videos", params={"limit": 0}), 422)
+        assert_one_line(await client.get("/nowhere"), 404)
+        assert_one_line(await client.put("/v1/ground"), 405)
+        for kind in ("multipart/form-data", "multipart/form-data; boundary=x", "multipart/form-data; boundary="):
+            assert_one_line(await client.post("/v1/videos", content=b"--y", headers={"Content-Type": kind}), 422)
+        form = {"vid": "X", "a": "1", "b": "2", "c": "3", "d": "4", "e": "5"}
+        assert_one_line(await client.post("/v1/videos", data=form, files={"video": GOOD}), 422)
+        for vid in ("", " X", "X\n", "a" * 300):
+            assert_one_line(await client.post("/v1/videos", params={"vid": vid}, content=GOOD), 422)
+        for duration in ("x", "nan", "-1", "inf", "0"):
+            params = {"vid": "X", "duration": duration}
+            assert_one_line(await client.post("/v1/videos", params=params, content=GOOD), 422)
+        assert (await client.post("/v1/ground", json={"query": "a door"})).status_code == 200
+
+    served(body, features=features.folder)
+
+
+def test_what_fails_inside_is_told_in_the_log_alone(features, served, monkeypatch, caplog):
+    """A traceback would tell a stranger about the machine; and without a log nobody could mend it."""
+
+    async def body(client):
+        monkeypatch.setattr("img_deploy.server.app.remarks_of", lambda _: 1 / 0)
+        return await client.post("/v1/ground", json={"query": "a door"}, headers={"X-Request-ID": "mine"})
+
+    reply = served(body, features=features.folder)
+    assert_one_line(reply, 500)
+    assert reply.json()["request"] == "mine"
+    assert "Zero" not in reply.text
+    assert any(record.exc_info and record.fields["request"] == "mine" for record in caplog.records)
+
+
+def test_a_broken_video_leaves_the_others_alone(features, served):
+    """One bad file would make a whole library silent."""
+    features.put("video/BAD.npy", b"not an array")
+
+    async def body(client):
+        whole = await client.post("/v1/ground", json={"query": "a door"})
+        alone = await client.post("/v1/ground", json={"query": "a door", "videos": ["BAD"]})
+        return whole.json(), alone, (await client.get("/v1/videos")).json()
+
+    whole, alone, listed = served(body, features=features.folder)
+    assert [row["vid"] for row in whole["answers"]] == list("ABCDEF")
+    assert "BAD" in whole["skipped"][0]
+    assert_one_line(alone, 422)
+    assert [one["vid"] for one in listed["videos"] if one["error"]] == ["BAD"]

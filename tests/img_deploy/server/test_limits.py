@@ -1,0 +1,143 @@
+"""Who may ask, how much, and what happens to what is too much."""
+
+import asyncio
+import time
+
+import pytest
+
+from img_deploy.errors import InputError
+from img_deploy.runtime.predictor import Predictor
+from img_deploy.server.settings import ServerSettings
+
+ASK = {"query": "a person opens the door", "videos": ["A"]}
+TOKEN = "0123456789abcdef"
+
+
+def slow(monkeypatch, seconds):
+    """Make every batch of pairs take so long."""
+    ground = Predictor.ground_each
+
+    def ground_each(self, *rest):
+        time.sleep(seconds)
+        return ground(self, *rest)
+
+    monkeypatch.setattr(Predictor, "ground_each", ground_each)
+
+
+def test_a_full_queue_says_when_to_come_back(features, served, monkeypatch):
+    """Clients would wait without end, or be turned away without knowing for how long."""
+    slow(monkeypatch, 0.2)
+
+    async def body(client):
+        return await asyncio.gather(*(client.post("/v1/ground", json=ASK) for _ in range(8)))
+
+    replies = served(body, features=features.folder, most_requests=2)
+    assert sorted(reply.status_code for reply in replies) == [200] * 2 + [503] * 6
+    refused = next(reply for reply in replies if reply.status_code == 503)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "busy" in refused.json()["error"]
+
+
+def test_a_request_takes_no_longer_than_it_may(features, served, monkeypatch):
+    """One huge question would hold its client for ever."""
+
+    async def body(client):
+        slow(monkeypatch, 3.0)
+        late = await client.post("/v1/ground", json=ASK)
+        monkeypatch.undo()
+        await asyncio.sleep(2)
+        return late, await client.post("/v1/ground", json=ASK)
+
+    late, good = served(body, features=features.folder, timeout=2)
+    assert late.status_code == 503
+    assert "2 s" in late.json()["error"]
+    assert good.status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_is_refused(served, chunked):
+    """A few clients could fill the memory; a body without a length would get past the check."""
+
+    async def parts():
+        for _ in range(8):
+            yield b" " * 1000
+
+    async def body(client):
+        content = parts() if chunked else b" " * 8000
+        headers = {"Content-Type": "application/json"}
+        return await client.post("/v1/ground", content=content, headers=headers)
+
+    reply = served(body, most_body=4096)
+    assert reply.status_code == 413
+    assert "4096 bytes" in reply.json()["error"]
+
+
+def test_without_the_token_nothing_is_told(features, served, tmp_path):
+    """Anybody who can connect could ask about the videos, or delete them."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    calls = [("POST", "/v1/ground"), ("GET", "/v1/videos"), ("POST", "/v1/videos"), ("DELETE", "/v1/videos/A")]
+    calls += [
+        ("GET", "/v1/bundle"),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+        ("GET", "/v1/media/A"),
+        ("GET", "/x"),
+    ]
+
+    async def body(client):
+        for bearer in (None, "", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", "Bearer ü"):
+            headers = {} if bearer is None else {"Authorization": bearer.encode("latin-1")}
+            for method, path in calls:
+                reply = await client.request(method, path, headers=headers)
+                assert reply.status_code == 401, (bearer, method, path)
+                assert TOKEN not in reply.text
+        cookie = {"Cookie": f"img_deploy_token={TOKEN}"}
+        assert (await client.get("/v1/videos", headers=cookie)).status_code == 401
+        assert (await client.get("/v1/media/A", headers=cookie)).status_code == 404
+        for path in ("/healthz", "/"):
+            assert (await client.get(path)).status_code == 200
+        return await client.post("/v1/ground", json=ASK, headers={"Authorization": f"Bearer {TOKEN}"})
+
+    assert served(body, features=features.folder, token_file=file).status_code == 200
+
+
+def test_pages_of_other_sites_are_kept_out(features, served):
+    """A page that a user visits could use the server on their own machine."""
+
+    async def body(client):
+        other = await client.post("/v1/ground", json=ASK, headers={"Origin": "https://example.org"})
+        rebound = await client.post("/v1/ground", json=ASK, headers={"Host": "example.org"})
+        broken = await client.post("/v1/ground", json=ASK, headers={"Host": "[::"})
+        own = await client.post("/v1/ground", json=ASK, headers={"Origin": "http://127.0.0.1"})
+        return [one.status_code for one in (other, rebound, broken, own)]
+
+    assert served(body, features=features.folder) == [403, 421, 421, 200]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_other_machines_need_a_token(host, tmp_path):
+    """A server would be open to a whole network by mistake."""
+    with pytest.raises(InputError, match="--token-file"):
+        ServerSettings(host=host).token()
+    assert ServerSettings(host=host, no_auth=True).token() is None
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    assert ServerSettings(host=host, token_file=file, no_auth=True).token() == TOKEN
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
+def test_this_machine_needs_none(host):
+    """The first try would ask for a token."""
+    assert ServerSettings(host=host).token() is None
+
+
+@pytest.mark.parametrize("content", ["", "short", "two words of some length", "ü" * 20])
+def test_a_bad_token_file_is_refused(content, tmp_path):
+    """An empty file would let everybody in."""
+    file = tmp_path / "token"
+    file.write_text(content)
+    with pytest.raises(InputError, match="token"):
+        ServerSettings(token_file=file).token()
+    with pytest.raises(InputError, match="nowhere"):
+        ServerSettings(token_file=tmp_path / "nowhere").token()
