@@ -163,7 +163,7 @@ class GroundingData:
             self._words = WordTable(self.vocabulary, list(words.values()))
             text_row = {sentence: row for row, sentence in enumerate(words)}
         video_row = {vid: row for row, vid in enumerate(self.store.vids)}
-        self.queries = {
+        self.queries: dict[str, Queries] = {
             split: Queries(
                 tuple(part.samples),
                 np.array([video_row[sample.vid] for sample in part.samples], np.int64),

@@ -132,7 +132,7 @@ def _fit(
     module = GroundingModule(network, config, total, epoch_steps)
     provenance = {"origin": "trained", "config": config.model_dump(), "total_steps": total}
     callback = CheckpointCallback(run, config, datasets.data, datasets.validation, provenance, listener)
-    # Lightning speaks of settings that are ours, not the user's.
+    # Lightning's remarks are about settings that are made here, not by the user.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     # Weights of several stacks lie in one parameter; cuDNN gathers each stack's at every call.

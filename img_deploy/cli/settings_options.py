@@ -27,8 +27,8 @@ def with_options(command: Callable[..., None], settings: "type[Settings]", names
             text += f" Default: {field.default:.4g}." if kind is float else f" Default: {field.default}."
         choice = "|".join(get_args(kind)) if get_origin(kind) is Literal else None
         option = typer.Option(help=text, show_default=False, metavar=choice)
-        annotation = Annotated[(str if choice else kind) | None, option]
-        made.append(Parameter(name, first.kind, default=None, annotation=annotation))
+        wanted: Any = (str if choice else kind) | None
+        made.append(Parameter(name, first.kind, default=None, annotation=Annotated[wanted, option]))
 
     @wraps(command)
     def with_all(**given: Any) -> None:
