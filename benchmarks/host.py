@@ -102,7 +102,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
 
 METHOD = (
     "One pair of 128 clips (1024 and 2048 wide, float32) and 10 words, full size, fp16 storage; 64 pairs of 64 clips. "
-    "Microseconds, medians. The three calls of the predictor, one after the other, answer one pair; `buffers` are the "
+    "Microseconds: median, and the least, which no other program lengthened. The three calls of the predictor, one after the other, answer one pair; `buffers` are the "
     "backend's run of a graph on a device that takes no time: padding to its bucket, filling, cutting."
 )
 
@@ -110,7 +110,7 @@ METHOD = (
 def page(result: Document) -> str:
     """``host.md`` of what ``host.json`` holds."""
     times = result["microseconds"]
-    whole = sum(times[name]["p50"] for name in WHOLES)
+    whole, least = (sum(times[name][figure] for name in WHOLES) for figure in ("p50", "low"))
     verdict = "met" if whole <= WANTED_US else "missed"
     rows = []
     for name in WHOLES:
@@ -118,18 +118,20 @@ def page(result: Document) -> str:
         rows.append((f"**{name}**", *_cells(times[name])))
         rows += [(part, *_cells(times[part])) for part in parts]
         rows.append(("rest", f"{times[name]['p50'] - sum(times[part]['p50'] for part in parts):.0f}", ""))
-    rows.append(("**one pair**", f"**{whole:.0f}**", ""))
+    rows.append(("**one pair**", f"**{whole:.0f}**", f"**{least:.0f}**"))
     lines = head("What the host adds on a GPU", result["command"], "host.json")
     busy = f"other programs kept {result['neighbours']} cores busy meanwhile"
     lines += [*origin(result["where"], busy), "", METHOD, ""]
     lines += [f"Wanted for one pair: at most {WANTED_US:.0f}; measured {whole:.0f}: {verdict}.", ""]
-    lines += table(("one pair", "p50 us", "p90 us"), rows)
-    lines += table((f"{CROWD} pairs", "p50 us", "p90 us"), [(n, *_cells(t)) for n, t in times.items() if "pairs:" in n])
+    lines += table(("one pair", "p50 us", "least us"), rows)
+    lines += table(
+        (f"{CROWD} pairs", "p50 us", "least us"), [(n, *_cells(t)) for n, t in times.items() if "pairs:" in n]
+    )
     return "\n".join(lines)
 
 
 def _cells(times: dict[str, float]) -> tuple[str, str]:
-    return f"{times['p50']:.0f}", f"{times['p90']:.0f}"
+    return f"{times['p50']:.0f}", f"{times['low']:.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ def test_a_small_measurement_from_command_to_page(tmp_path):
 def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch):
     """A measurement would end in a traceback."""
     (tmp_path / "file").write_text("")
-    summary = {"p50": 1.0, "p90": 1.0}
+    summary = {"p50": 1.0, "low": 1.0}
     monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*host.WHOLES, *host.PARTS), summary))
     assert host.main(["--out", str(tmp_path / "file")]) == 2
     assert "give another --out" in capsys.readouterr().err
