@@ -39,7 +39,10 @@ PARTS = {
 
 
 def measure(seconds: float) -> dict[str, dict[str, float]]:
-    """Microseconds of each call and part for one pair, and of the backend's calls for many pairs."""
+    """Microseconds of each call and part for one pair, and of the backend's calls for many pairs. On one thread."""
+    import torch
+
+    torch.set_num_threads(1)
     return {name: _microseconds(call, seconds) for name, call in _calls()}
 
 
@@ -102,8 +105,9 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
 
 METHOD = (
     "One pair of 128 clips (1024 and 2048 wide, float32) and 10 words, full size, fp16 storage; 64 pairs of 64 clips. "
-    "Microseconds: median, and the least, which no other program lengthened. The three calls of the predictor, one after the other, answer one pair; `buffers` are the "
-    "backend's run of a graph on a device that takes no time: padding to its bucket, filling, cutting."
+    "Microseconds: median, and the least, which no other program lengthened. The three calls of the predictor, one "
+    "after the other, answer one pair; `buffers` are the backend's run of a graph on a device that takes no time: "
+    "padding to its bucket, filling, cutting."
 )
 
 
