@@ -7,8 +7,8 @@ from typing import Any
 from img_deploy.benchmarks.timing import Stopwatch
 from img_deploy.benchmarks.workload import InputSet
 from img_deploy.errors import BackendError
-from img_deploy.runtime.backends.base import Backend, Feeds, Outputs
 from img_deploy.runtime.backends.choose import Choice, choose, survey
+from img_deploy.runtime.backends.protocol import Backend, Feeds, Outputs
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.inputs import InputRules, input_rules
 from img_deploy.runtime.predictor import Predictor

@@ -23,8 +23,8 @@ from img_deploy.benchmarks.profile import ProfileOptions, measure_lineup
 from img_deploy.benchmarks.profile_tables import stage_columns, start_columns
 from img_deploy.benchmarks.timing import Effort
 from img_deploy.errors import ImgDeployError, VerificationError
-from img_deploy.runtime.backends.base import Backend, Feeds
 from img_deploy.runtime.backends.choose import Choice
+from img_deploy.runtime.backends.protocol import Backend, Feeds
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.inputs import input_rules
 
@@ -76,7 +76,7 @@ def check_published(network: "IMGNetwork", seed: int = SEED) -> float:
 
     Raises VerificationError above :data:`TOLERANCE`.
     """
-    from img_deploy.runtime.backends.torch_eager import TorchBackend
+    from img_deploy.runtime.backends.torch.backend import TorchBackend
 
     random = np.random.default_rng(seed)
     one, other = TorchBackend(network), _as_published(network)
@@ -97,7 +97,7 @@ def check_published(network: "IMGNetwork", seed: int = SEED) -> float:
 
 def _as_published(network: "IMGNetwork") -> Backend:
     from img_deploy.benchmarks.published import published_network
-    from img_deploy.runtime.backends.torch_eager import TorchBackend
+    from img_deploy.runtime.backends.torch.backend import TorchBackend
 
     return TorchBackend(published_network(network))
 

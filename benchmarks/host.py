@@ -63,7 +63,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     from img_deploy.benchmarks.on_gpu.network import FULL, GRAPHS, Served, draw_feeds, random_network
     from img_deploy.features.kinds import kind_named
     from img_deploy.runtime.backends.choose import Choice
-    from img_deploy.runtime.backends.static_buffers import StaticRun
+    from img_deploy.runtime.backends.triton.captured_run import StaticRun
     from img_deploy.runtime.inputs import InputRules
     from img_deploy.runtime.predictor import Predictor
     from img_deploy.runtime.spans import decode_spans

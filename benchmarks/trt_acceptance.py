@@ -45,7 +45,7 @@ class Acceptance:
 
 def why_not_here() -> str | None:
     """Why this machine cannot run the acceptance; None where it can."""
-    from img_deploy.runtime.backends import trt
+    from img_deploy.runtime.backends.tensorrt import backend as trt
 
     return trt.unavailable("cuda", None)
 

@@ -206,8 +206,8 @@ def _verified(
 ) -> list[Row]:
     """Each precision in ONNX Runtime where its CPU kernels take it, and what its types alone cost in eager PyTorch."""
     from img_deploy.export.precision import IN_ORT, TypedTorchBackend
-    from img_deploy.runtime.backends.ort import OrtBackend
-    from img_deploy.runtime.backends.torch_eager import TorchBackend, open_backend
+    from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+    from img_deploy.runtime.backends.torch.backend import TorchBackend, open_backend
 
     reference = results(TorchBackend(network), samples, batch_size=1)
     rows = []

@@ -16,8 +16,9 @@ from img_deploy.export.engine_log import BuildLog, progress_monitor
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.tensorrt_graph import PluginNode, TensorRTGraph
 from img_deploy.model.graphs import GraphSpec
-from img_deploy.runtime.backends.trt_engine import io_tensors
-from img_deploy.runtime.backends.trt_shapes import Profile, profiles, shape_range
+from img_deploy.runtime.backends.buckets import shape_range
+from img_deploy.runtime.backends.tensorrt.engine import io_tensors
+from img_deploy.runtime.backends.tensorrt.profiles import Profile, profiles
 
 _HARDWARE = {"same_gpu": "NONE", "same_capability": "SAME_COMPUTE_CAPABILITY", "ampere_plus": "AMPERE_PLUS"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import InputError
-from img_deploy.runtime.engine_files import HARDWARE
+from img_deploy.runtime.backends.tensorrt.records import HARDWARE
 
 DEFAULT_MAX_BATCH = 64
 

@@ -7,10 +7,10 @@ from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engines import EngineReport, add_engines
 from img_deploy.export.tensorrt_graph import has_plugin_nodes
 from img_deploy.model.graphs import GRAPH_NAMES
-from img_deploy.runtime.backends.trt import unfit
-from img_deploy.runtime.backends.trt_engine import tensorrt_module, this_machine
+from img_deploy.runtime.backends.tensorrt.backend import unfit
+from img_deploy.runtime.backends.tensorrt.engine import tensorrt_module, this_machine
+from img_deploy.runtime.backends.tensorrt.records import EngineRecord, engine_files
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.engine_files import EngineRecord, engine_files
 
 
 def rebuild_engines(folder: Path, tell: Callable[[str], None]) -> list[EngineReport]:

@@ -20,10 +20,10 @@ from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, te
 from img_deploy.export.verify import Verification
 from img_deploy.files import sha256
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
-from img_deploy.runtime.backends.trt_engine import tensorrt_module, this_machine
-from img_deploy.runtime.backends.trt_shapes import profiles
+from img_deploy.runtime.backends.tensorrt.engine import tensorrt_module, this_machine
+from img_deploy.runtime.backends.tensorrt.profiles import profiles
+from img_deploy.runtime.backends.tensorrt.records import ENGINES, EngineRecord, TrtMachine, engine_files
 from img_deploy.runtime.bundle import Bundle, write_manifest
-from img_deploy.runtime.engine_files import ENGINES, EngineRecord, TrtMachine, engine_files
 
 KEPT = "the bundle is whole and answers with `--backend onnxruntime`"
 
@@ -259,12 +259,13 @@ def verified(folder: Path, precision: str, seed: int = 0) -> list[dict[str, Any]
 
     from img_deploy.export.samples import drawn_samples
     from img_deploy.export.verify import compare, in_run_order, results
-    from img_deploy.runtime.backends import torch_eager, trt
+    from img_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
+    from img_deploy.runtime.backends.torch import backend as torch_backend
 
     bundle = Bundle.open(folder).in_precision(precision)
     samples = in_run_order(drawn_samples(bundle.manifest.model, bundle.vocabulary(), seed))
-    reference = results(torch_eager.open_backend("cpu", bundle, None), samples, batch_size=1)
-    backend = trt.open_backend("cuda", bundle, None)
+    reference = results(torch_backend.open_backend("cpu", bundle, None), samples, batch_size=1)
+    backend = tensorrt_backend.open_backend("cuda", bundle, None)
     sizes = {graph: (bundle.folder / engine_files(bundle, graph)[0].plan).stat().st_size for graph in GRAPH_NAMES}
     try:
         rows = compare(backend, samples, reference, sizes)

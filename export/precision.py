@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img_deploy.runtime.backends.base import Feeds, Outputs
+from img_deploy.kernels.dtypes import ELEMENT_TYPES
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
     import torch
 
     from img_deploy.model.network import IMGNetwork
 
-TORCH_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 IN_ORT = ("fp32", "fp16")
 """Precisions that ONNX Runtime's CPU kernels take; bf16 graphs are for GPUs."""
 
@@ -55,6 +55,9 @@ class TypedTorchBackend:
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.to(_dtype(self.precision)) if dtype == "float" else tensor
 
+    def notes(self) -> dict[str, str]:
+        return {}
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -62,5 +65,5 @@ class TypedTorchBackend:
 def _dtype(precision: str) -> "torch.dtype":
     import torch
 
-    found: torch.dtype = getattr(torch, TORCH_DTYPES[precision])
+    found: torch.dtype = getattr(torch, ELEMENT_TYPES[precision].torch)
     return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from img_deploy.export.samples import Sample
 from img_deploy.model.graphs import GRAPH_NAMES
-from img_deploy.runtime.backends.base import Backend, Feeds, Outputs
+from img_deploy.runtime.backends.protocol import Backend, Feeds, Outputs
 from img_deploy.runtime.stages import encode_queries, encode_videos, ground_pairs, whole
 
 Array = NDArray[np.float32]

@@ -15,9 +15,9 @@ from img_deploy.model.config import ModelConfig
 from img_deploy.model.graphs import graph_specs
 from img_deploy.model.network import IMGNetwork
 from img_deploy.runtime.backends.buckets import shape_of
-from img_deploy.runtime.backends.packed_network import PackedNetwork
-from img_deploy.runtime.backends.static_buffers import StaticRun
-from img_deploy.runtime.backends.triton_graphs import TritonBackend
+from img_deploy.runtime.backends.triton.backend import TritonBackend
+from img_deploy.runtime.backends.triton.captured_run import StaticRun
+from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 
 SEED = 0
 WORDS, CHARS = 10, 8
@@ -124,10 +124,10 @@ class Replayed:
     def __init__(self, run: Callable[[Inputs], Outputs], device: str, like: Inputs) -> None:
         self._own = {name: tensor.clone() for name, tensor in like.items()}
         if device == "cuda":
-            from img_deploy.runtime.backends.cuda_capture import Place, captured
+            from img_deploy.runtime.backends.triton.captured_run import CaptureStream, captured
 
-            self._place = Place()  # its streams and memory live as long as the graph
-            graph, self._outputs = captured(lambda: run(self._own), self._place)
+            self._stream = CaptureStream()  # its streams and memory live as long as the graph
+            graph, self._outputs = captured(lambda: run(self._own), self._stream)
             self._replay: Callable[[], object] = graph.replay
         else:
             self._replay = lambda: setattr(self, "_outputs", run(self._own))
@@ -179,15 +179,15 @@ class Served:
         packed = PackedNetwork(network, precision, device)
         limits = {"clips": network.config.max_clips, "words": 2 * WORDS, "chars": 2 * CHARS}
 
-        def lane() -> Callable[..., StaticRun]:
+        def on_new_stream() -> Callable[..., StaticRun]:
             if device == "cpu":
                 return lambda spec, bucket: on_cpu(packed, spec, bucket)
-            from img_deploy.runtime.backends.cuda_capture import CapturedRun, Place
+            from img_deploy.runtime.backends.triton.captured_run import CapturedRun, CaptureStream
 
-            place = Place()
-            return lambda spec, bucket: CapturedRun(packed, spec, bucket, place)
+            stream = CaptureStream()
+            return lambda spec, bucket: CapturedRun(packed, spec, bucket, stream)
 
-        self.backend = TritonBackend(packed, precision, limits, lane)
+        self.backend = TritonBackend(packed, limits, on_new_stream)
 
     def __call__(self, feeds: Feeds, graphs: tuple[str, ...] = GRAPHS) -> Feeds:
         """Everything that these graphs are given and give, by name; all of it in host memory."""

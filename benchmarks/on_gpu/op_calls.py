@@ -12,7 +12,7 @@ from img_deploy.benchmarks.on_gpu.network import Chain, draw_feeds, on_device, r
 from img_deploy.kernels.dispatch import is_active
 from img_deploy.kernels.register import Op
 from img_deploy.model.config import ModelConfig
-from img_deploy.runtime.backends.packed_network import PackedNetwork
+from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 
 
 @dataclass(frozen=True, eq=False)

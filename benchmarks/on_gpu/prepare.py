@@ -83,7 +83,7 @@ def _run_everything(precision: str, tell: Callable[[str], None]) -> None:
         random_network,
     )
     from img_deploy.benchmarks.on_gpu.op_calls import OpCall
-    from img_deploy.runtime.backends.packed_network import PackedNetwork
+    from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 
     packed = PackedNetwork(random_network(FULL), precision, "cpu")
     chain, served = Chain(packed.network, packed), Served(random_network(FULL), precision, "cpu")

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from img_deploy.errors import BackendError
-from img_deploy.hardware import Gpu, Hardware, cuda_devices, hardware, package_versions, version_of
+from img_deploy.hardware import Gpu, Hardware, cuda_devices, hardware, package_versions
 from img_deploy.runtime.backends.choose import choose, survey
+from img_deploy.runtime.backends.onnxruntime import backend as ort
 from img_deploy.runtime.bundle import Bundle
-
-ORT_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-"""All of them install the same folder ``onnxruntime``, each over the other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,11 @@ def machine_report(bundle: Bundle | None = None) -> MachineReport:
     Raises:
         BundleError: a file of the bundle is missing, damaged or tampered with.
     """
-    packages, found, providers = package_versions(), hardware(), ort_providers()
+    packages, found = package_versions(), hardware()
+    try:
+        providers = ort.providers()
+    except BackendError:
+        providers = ()
     return MachineReport(
         python=platform.python_version(),
         hardware=found,
@@ -67,56 +69,41 @@ def machine_report(bundle: Bundle | None = None) -> MachineReport:
     )
 
 
-def ort_distributions() -> list[str]:
-    """The distributions of ONNX Runtime that are installed. More than one is a broken installation."""
-    return [name for name in ORT_DISTRIBUTIONS if version_of(name) is not None]
-
-
-def ort_providers() -> tuple[str, ...]:
-    """Execution providers of the installed ONNX Runtime; none where there is none or it does not load."""
-    try:
-        import onnxruntime
-
-        return tuple(onnxruntime.get_available_providers())
-    except (ImportError, AttributeError, OSError):
-        return ()
-
-
 def backend_facts(bundle: Bundle | None = None) -> tuple[BackendFact, ...]:
     """Every backend, fastest first: the one that ``auto`` takes, and why each of the others is not taken.
 
     Raises BundleError: a file of the bundle is missing, damaged or tampered with.
     """
-    entries = survey(bundle)
-    taken, refused = _taken(bundle, [entry.label for entry, why in entries if why is None])
-    facts = []
-    for entry, why in entries:
-        why = why or refused.get(entry.label)
-        chosen = entry.label == taken
-        reason = why or ("auto takes it: the fastest that works here" if chosen else f"works; auto prefers {taken}")
-        facts.append(BackendFact(entry.label, why is None, chosen, reason))
-    return tuple(facts)
-
-
-def _taken(bundle: Bundle | None, candidates: list[str]) -> tuple[str | None, dict[str, str]]:
-    """Which of the candidates ``auto`` takes, and why those before it turned out not to work."""
-    refused: dict[str, str] = {}
-    for label in candidates:
-        if bundle is None:
-            return label, refused
+    out = {entry.label: why for entry, why in survey(bundle)}
+    taken, notes = None, ""
+    for label in [label for label, why in out.items() if why is None]:
         try:
-            choose(bundle, label).backend.close()
+            notes = _opened(bundle, label)
         except BackendError as error:
-            refused[label] = str(error)
+            out[label] = str(error)
         else:
-            return label, refused
-    return None, refused
+            taken = label
+            break
+    reasons = {label: why or f"works; auto prefers {taken}" for label, why in out.items()}
+    if taken is not None:
+        reasons[taken] = f"auto takes it: the fastest that works here{notes}"
+    return tuple(BackendFact(label, out[label] is None, label == taken, why) for label, why in reasons.items())
+
+
+def _opened(bundle: Bundle | None, label: str) -> str:
+    """Open a backend and close it again; what it notes, for the end of a sentence. Raises BackendError."""
+    if bundle is None:
+        return ""
+    backend = choose(bundle, label).backend
+    notes = backend.notes()
+    backend.close()
+    return "".join(f"; {what} ({why})" for what, why in notes.items())
 
 
 def _warnings(packages: Mapping[str, str | None], found: tuple[Gpu, ...], providers: tuple[str, ...]) -> list[str]:
     """What a user should repair, each with the command that does it."""
     warnings = []
-    runtimes = ort_distributions()
+    runtimes = ort.installed()
     keep = "gpu" if found else "cpu"
     if len(runtimes) > 1:
         warnings.append(

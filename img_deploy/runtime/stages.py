@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.backends.base import Feeds, Outputs
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.batching import bucket_batches, pad_stack
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from img_deploy.benchmarks.published import published_network
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
-from img_deploy.runtime.backends.torch_eager import TorchBackend
+from img_deploy.runtime.backends.torch.backend import TorchBackend
 
 CONFIG = ModelConfig(chars=9, video_dim=5, audio_dim=4, dim=16, heads=2, max_clips=12)
 

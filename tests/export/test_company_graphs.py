@@ -9,8 +9,8 @@ from img_deploy.export.samples import Sample
 from img_deploy.export.verify import compare, in_run_order, results
 from img_deploy.features.prepare import VideoFeatures
 from img_deploy.model.graphs import GRAPH_NAMES
-from img_deploy.runtime.backends.ort import OrtBackend
-from img_deploy.runtime.backends.torch_eager import TorchBackend
+from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import Query
 from img_deploy.text.vocabulary import EncodedWords

@@ -11,7 +11,7 @@ from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_
 from img_deploy.export.samples import LENGTHS, WORDS, drawn_samples, folder_samples
 from img_deploy.export.verify import FULL_SCALE, Budget, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import GRAPH_NAMES
-from img_deploy.runtime.backends.torch_eager import TorchBackend
+from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.bundle import Bundle
 
 SIZES = dict.fromkeys(GRAPH_NAMES, 1000)

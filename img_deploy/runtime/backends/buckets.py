@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 from img_deploy.errors import BackendError
 from img_deploy.model.graphs import GraphSpec, TensorSpec
-from img_deploy.runtime.backends.base import Feeds
+from img_deploy.runtime.backends.protocol import Feeds
 
 BATCH = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 CLIPS = (16, 32, 48, 64, 96, 128)
 WORDS = (16, 32, 64, 128)
 CHARS = (16, 32, 64, 128)
+
+Range = tuple[int, int, int]
+"""Smallest, best and largest size of an axis."""
 
 
 class Bucket(NamedTuple):
@@ -81,6 +84,12 @@ def _ladder(rungs: tuple[int, ...], end: int) -> tuple[int, ...]:
 def shape_of(tensor: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Shape of a tensor whose dynamic axes have these sizes."""
     return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes)
+
+
+def shape_range(tensor: TensorSpec, ranges: Mapping[str, Range]) -> tuple[tuple[int, ...], ...]:
+    """Smallest, best and largest shape of a tensor whose dynamic axes have these ranges."""
+    own = [ranges[axis] if isinstance(axis, str) else (axis, axis, axis) for axis in tensor.axes]
+    return tuple(tuple(each[i] for each in own) for i in range(3))
 
 
 def sizes_of(spec: GraphSpec, feeds: Feeds) -> dict[str, int]:

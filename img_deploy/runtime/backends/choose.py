@@ -5,11 +5,13 @@ Needs neither torch nor ONNX Runtime: a backend's module is imported when its tu
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from img_deploy.errors import BackendError, InputError
-from img_deploy.runtime.backends.base import Backend
-from img_deploy.runtime.bundle import Bundle
+from img_deploy.runtime.backends.protocol import Backend
+
+if TYPE_CHECKING:
+    from img_deploy.runtime.bundle import Bundle
 
 AUTO = "auto"
 
@@ -17,10 +19,10 @@ AUTO = "auto"
 class BackendModule(Protocol):
     """What a backend's module offers."""
 
-    def unavailable(self, device: str, bundle: Bundle | None) -> str | None:
+    def unavailable(self, device: str, bundle: "Bundle | None") -> str | None:
         """Why it cannot run on this machine (or this bundle, where one is given); None if it can. Cheap."""
 
-    def open_backend(self, device: str, bundle: Bundle, threads: int | None) -> Backend:
+    def open_backend(self, device: str, bundle: "Bundle", threads: int | None) -> Backend:
         """Raises BackendError where it turns out that it cannot run."""
 
 
@@ -43,14 +45,14 @@ class Entry:
 _HERE = __name__.rpartition(".")[0]
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("tensorrt", "cuda", f"{_HERE}.trt"),
-    Entry("triton", "cuda", f"{_HERE}.triton_graphs"),
-    Entry("onnxruntime", "cuda", f"{_HERE}.ort"),
-    Entry("torch", "cuda", f"{_HERE}.torch_eager"),
+    Entry("tensorrt", "cuda", f"{_HERE}.tensorrt.backend"),
+    Entry("triton", "cuda", f"{_HERE}.triton.backend"),
+    Entry("onnxruntime", "cuda", f"{_HERE}.onnxruntime.gpu"),
+    Entry("torch", "cuda", f"{_HERE}.torch.backend"),
     # After torch, which runs wherever there is a GPU: its first run takes minutes, so it has to be asked for.
-    Entry("onnxruntime-tensorrt", "cuda", f"{_HERE}.ort_tensorrt"),
-    Entry("onnxruntime", "cpu", f"{_HERE}.ort"),
-    Entry("torch", "cpu", f"{_HERE}.torch_eager"),
+    Entry("onnxruntime-tensorrt", "cuda", f"{_HERE}.onnxruntime.tensorrt_provider"),
+    Entry("onnxruntime", "cpu", f"{_HERE}.onnxruntime.backend"),
+    Entry("torch", "cpu", f"{_HERE}.torch.backend"),
 )
 """Fastest first."""
 
@@ -82,7 +84,7 @@ def grouped(out: dict[str, str]) -> list[str]:
     return [f"{', '.join(those)}: {why}" for why, those in labels.items()]
 
 
-def has_packages(bundle: Bundle) -> bool:
+def has_packages(bundle: "Bundle") -> bool:
     """Whether an earlier version put compiled packages into a bundle."""
     return any(name.startswith("aoti/") for name in bundle.manifest.files)
 
@@ -92,12 +94,12 @@ def backend_names() -> list[str]:
     return list(dict.fromkeys(entry.name for entry in REGISTRY))
 
 
-def survey(bundle: Bundle | None = None) -> list[tuple[Entry, str | None]]:
+def survey(bundle: "Bundle | None" = None) -> list[tuple[Entry, str | None]]:
     """Every entry, fastest first, with why it cannot run here; None where it can."""
     return [(entry, entry.load().unavailable(entry.device, bundle)) for entry in REGISTRY]
 
 
-def choose(bundle: Bundle, name: str = AUTO, threads: int | None = None) -> Choice:
+def choose(bundle: "Bundle", name: str = AUTO, threads: int | None = None) -> Choice:
     """Open a backend on a bundle.
 
     Args:

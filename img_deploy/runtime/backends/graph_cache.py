@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from img_deploy.runtime.backends.cuda import capturing
+
 Key = TypeVar("Key", bound=Hashable)
 Captured = TypeVar("Captured")
 
@@ -30,11 +32,13 @@ class GraphCache(Generic[Key, Captured]):
         if key not in self._kept:
             # First room, then the capture: the memory of the one is needed for the other.
             while len(self._kept) >= self._most:
-                self._kept.popitem(last=False)
+                with capturing:
+                    self._kept.popitem(last=False)
             self._kept[key] = self._capture(key)
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def clear(self) -> None:
         """Let go of all of them."""
-        self._kept.clear()
+        with capturing:
+            self._kept.clear()

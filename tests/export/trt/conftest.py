@@ -20,9 +20,9 @@ from img_deploy.export import engines
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.kernels import plugin_ptx, trt_plugins
 from img_deploy.kernels.plugin_ptx import PluginKernel
-from img_deploy.runtime.backends import trt as trt_backend
+from img_deploy.runtime.backends.tensorrt import backend as trt_backend
+from img_deploy.runtime.backends.tensorrt.records import TrtMachine
 from img_deploy.runtime.bundle import Bundle, write_manifest
-from img_deploy.runtime.engine_files import TrtMachine
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

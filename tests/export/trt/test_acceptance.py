@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from img_deploy.benchmarks import trt_acceptance
-from img_deploy.runtime.backends import trt as trt_backend
+from img_deploy.runtime.backends.tensorrt import backend as trt_backend
 
 QUICK = [
     "--precision",

@@ -14,8 +14,8 @@ from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engines import add_engines
 from img_deploy.export.report import REPORT
 from img_deploy.model.graphs import GRAPH_NAMES
+from img_deploy.runtime.backends.tensorrt.records import EngineRecord, engine_files
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.engine_files import EngineRecord, engine_files
 
 pytestmark = pytest.mark.usefixtures("trt")
 

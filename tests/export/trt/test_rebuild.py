@@ -10,9 +10,9 @@ from img_deploy.errors import BackendError
 from img_deploy.export import engine_rebuild
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engine_rebuild import options_of, rebuild_engines
-from img_deploy.runtime.backends import trt as trt_backend
+from img_deploy.runtime.backends.tensorrt import backend as trt_backend
+from img_deploy.runtime.backends.tensorrt.records import TrtMachine, engine_files
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.engine_files import TrtMachine, engine_files
 
 ELSEWHERE = TrtMachine("11.4.0.106", "NVIDIA L4", "8.9")
 
@@ -21,7 +21,11 @@ ELSEWHERE = TrtMachine("11.4.0.106", "NVIDIA L4", "8.9")
 def elsewhere(with_engines: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The bundle has come to a machine with another GPU than its engines were built on."""
     assert with_engines.is_dir()
-    for module in ("img_deploy.export.engines", "img_deploy.runtime.backends.trt", "img_deploy.export.engine_rebuild"):
+    for module in (
+        "img_deploy.export.engines",
+        "img_deploy.runtime.backends.tensorrt.backend",
+        "img_deploy.export.engine_rebuild",
+    ):
         monkeypatch.setattr(f"{module}.this_machine", lambda _: ELSEWHERE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

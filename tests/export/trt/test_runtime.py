@@ -11,15 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from img_deploy import hardware
 from img_deploy.errors import BackendError, BundleError
 from img_deploy.export.samples import drawn_samples
 from img_deploy.export.verify import in_run_order, results
 from img_deploy.model.graphs import graph_specs
-from img_deploy.runtime.backends import trt as trt_backend
-from img_deploy.runtime.backends.ort import OrtBackend
-from img_deploy.runtime.backends.trt_shapes import ladders, profile_for, profiles, shape_range
+from img_deploy.runtime.backends.buckets import shape_range
+from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+from img_deploy.runtime.backends.tensorrt import backend as trt_backend
+from img_deploy.runtime.backends.tensorrt.profiles import ladders, profile_for, profiles
+from img_deploy.runtime.backends.tensorrt.records import (
+    TrtMachine,
+    engine_files,
+    fitting_engine,
+    misfits,
+    version_numbers,
+)
 from img_deploy.runtime.bundle import Bundle, write_manifest
-from img_deploy.runtime.engine_files import TrtMachine, engine_files, fitting_engine, misfits, version_numbers
 
 pytestmark = pytest.mark.usefixtures("trt")
 
@@ -190,7 +198,7 @@ def test_a_graph_that_cannot_be_captured_runs_without_and_says_so(
     backend: trt_backend.TrtBackend, feeds: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop inside the engine must cost speed, not the answer, and not in silence."""
-    from img_deploy.runtime.backends.trt import CudaStream
+    from img_deploy.runtime.backends.tensorrt.backend import CudaStream
 
     monkeypatch.setattr(CudaStream, "captures_fail", True)
     given = feeds("grounder")
@@ -264,7 +272,7 @@ def test_an_engine_that_does_not_fit_is_not_read(
     bundle = Bundle.open(with_engines)
     with pytest.raises(BackendError, match=r"no engine of \w+ fits .*11.4.0.106, here is 10.16.0.*export --targets"):
         trt_backend.open_backend("cuda", bundle, None)
-    monkeypatch.setattr(trt_backend, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
     monkeypatch.setattr(trt_backend, "find_spec", lambda _: True)
     assert "here is 10.16.0" in str(trt_backend.unavailable("cuda", bundle))
 
@@ -310,7 +318,7 @@ def test_why_it_is_unavailable(with_engines: Path, bundle: Path, monkeypatch: py
     assert trt_backend.unavailable("cpu", None) == "no NVIDIA GPU"
     monkeypatch.setattr(trt_backend, "cuda_devices", lambda: 0)
     assert trt_backend.unavailable("cuda", None) == "no NVIDIA GPU"
-    monkeypatch.setattr(trt_backend, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
     monkeypatch.setattr(trt_backend, "find_spec", lambda name: None if name == "tensorrt" else True)
     assert "tensorrt is not installed" in str(trt_backend.unavailable("cuda", None))
     monkeypatch.setattr(trt_backend, "find_spec", lambda _: True)

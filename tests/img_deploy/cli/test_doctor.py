@@ -138,12 +138,15 @@ def test_a_backend_that_does_not_start_on_the_bundle_is_not_the_one_chosen(monke
     def open_one(_bundle, name):
         if name == "a:cpu":
             raise choose.BackendError("a does not start")
-        return SimpleNamespace(backend=SimpleNamespace(close=lambda: None))
+        return SimpleNamespace(
+            backend=SimpleNamespace(close=lambda: None, notes=lambda: {"grounder: no CUDA graph": "a loop"})
+        )
 
     monkeypatch.setattr(machine_report, "choose", open_one)
     first, second = machine_report.backend_facts(SimpleNamespace(folder="deploy"))
     assert (first.works, first.chosen, first.reason) == (False, False, "a does not start")
     assert second.chosen
+    assert second.reason.endswith("; grounder: no CUDA graph (a loop)")
 
 
 def test_a_bundle_that_was_asked_for_must_be_one(doctor):

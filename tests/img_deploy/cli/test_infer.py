@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from img_deploy.runtime import asking
-from img_deploy.runtime.backends.ort import OrtBackend
+from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.writers import RowWriter
 

@@ -16,10 +16,10 @@ from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.register import Op
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
-from img_deploy.runtime.backends.packed_network import PackedNetwork
-from img_deploy.runtime.backends.static_buffers import StaticRun
-from img_deploy.runtime.backends.torch_eager import TorchBackend
-from img_deploy.runtime.backends.triton_graphs import TritonBackend
+from img_deploy.runtime.backends.torch.backend import TorchBackend
+from img_deploy.runtime.backends.triton.backend import TritonBackend
+from img_deploy.runtime.backends.triton.captured_run import StaticRun
+from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = {"fp32": 3e-5, "fp16": 2e-2, "bf16": 1.5e-1}
@@ -55,15 +55,15 @@ def backend(device: torch.device) -> Callable[..., TritonBackend]:
         packed = PackedNetwork(network, precision, str(device))
         limits = {"clips": clips, "words": 9, "chars": 20}
 
-        def lane() -> Callable[..., StaticRun]:
+        def on_new_stream() -> Callable[..., StaticRun]:
             if device.type == "cpu":
                 return lambda spec, bucket: StaticRun(packed, spec, bucket)
-            from img_deploy.runtime.backends.cuda_capture import CapturedRun, Place
+            from img_deploy.runtime.backends.triton.captured_run import CapturedRun, CaptureStream
 
-            place = Place()
-            return lambda spec, bucket: CapturedRun(packed, spec, bucket, place)
+            stream = CaptureStream()
+            return lambda spec, bucket: CapturedRun(packed, spec, bucket, stream)
 
-        return TritonBackend(packed, precision, limits, lane)
+        return TritonBackend(packed, limits, on_new_stream)
 
     return make
 

@@ -7,56 +7,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import BackendError, BundleError, CheckpointError, one_line
-from img_deploy.hardware import cuda_devices
+from img_deploy.hardware import why_no_gpu
 from img_deploy.model.graphs import graph_specs
-from img_deploy.runtime.backends.base import Feeds, Outputs
-from img_deploy.runtime.bundle import WEIGHTS, Bundle
+from img_deploy.runtime.backends.lifetime import NativeBackend, in_a_fork
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from img_deploy.model.network import IMGNetwork
+    from img_deploy.runtime.bundle import Bundle
 
 
-def unavailable(device: str, bundle: Bundle | None) -> str | None:
+def unavailable(device: str, bundle: "Bundle | None") -> str | None:
     """Why it cannot run; None if it can. torch is imported only where there is a GPU to ask it about."""
     if find_spec("torch") is None:
         return "torch is not installed"
-    if bundle is not None and WEIGHTS not in bundle.manifest.files:
-        return f"the bundle has no {WEIGHTS}"
-    if device == "cuda":
-        if not cuda_devices():
-            return "no NVIDIA GPU"
-        import torch
-
-        if not torch.cuda.is_available():
-            return f"torch {torch.__version__} cannot use the GPU"
-    return None
+    return (why_no_gpu() if device == "cuda" else None) or why_no_weights(bundle)
 
 
-def open_backend(device: str, bundle: Bundle, threads: int | None) -> "TorchBackend":
+def why_no_weights(bundle: "Bundle | None") -> str | None:
+    """What a backend says that runs the modules themselves, of a bundle without their weights."""
+    if bundle is None:
+        return None
+    from img_deploy.runtime.bundle import WEIGHTS
+
+    return None if WEIGHTS in bundle.manifest.files else f"the bundle has no {WEIGHTS}"
+
+
+def open_backend(device: str, bundle: "Bundle", threads: int | None) -> "TorchBackend":
     """Raises BundleError: weights that are missing, damaged or of another configuration.
 
     ``threads`` holds for all of PyTorch in this process, and so does full float32 precision on a GPU.
     """
     import torch
 
+    if in_a_fork():
+        threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda":
-        # TF32 convolutions, PyTorch's default, are 1e-3 off: no reference.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        full_float32()
     return TorchBackend(network_from_bundle(bundle), device)
 
 
-def network_from_bundle(bundle: Bundle) -> "IMGNetwork":
+def full_float32() -> None:
+    """No TF32 in this process: PyTorch's default for convolutions, it is 1e-3 off."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def network_from_bundle(bundle: "Bundle") -> "IMGNetwork":
     """The network with a bundle's weights, on the CPU. Raises BundleError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from img_deploy.model.checkpoint import check_tensors
     from img_deploy.model.network import IMGNetwork
+    from img_deploy.runtime.bundle import WEIGHTS
 
     path = bundle.file(WEIGHTS)
     network = IMGNetwork(bundle.manifest.model)
@@ -70,30 +80,31 @@ def network_from_bundle(bundle: Bundle) -> "IMGNetwork":
     return network.eval()
 
 
-class TorchBackend:
+class TorchBackend(NativeBackend):
     """The modules of :class:`~img_deploy.model.network.IMGNetwork` as they are trained, in float32."""
 
     name = "torch"
     precision = "fp32"
 
     def __init__(self, network: "IMGNetwork", device: str = "cpu") -> None:
+        super().__init__()
         self.device = device
         self._network: IMGNetwork | None = network.to(device).eval()
         self._specs = graph_specs(network.config)
+        self._one_thread = in_a_fork()
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         import torch
 
-        if self._network is None:
-            raise BackendError("backend torch: was closed; load the bundle again")
-        spec = self._specs[graph]
+        self.check_open()
+        network, spec = self._network, self._specs[graph]
+        assert network is not None
         with torch.inference_mode():
             inputs = [self._tensor(feeds[tensor.name], tensor.dtype) for tensor in spec.inputs]
             try:
-                outputs = self._network.graphs[graph](*inputs)
+                outputs = network.graphs[graph](*inputs)
             except RuntimeError as error:
-                reason = one_line(error, 200)
-                raise BackendError(f"backend torch: {graph} failed ({reason})") from None
+                raise BackendError(f"backend torch: {graph} failed ({one_line(error, 200)})") from None
             return {tensor.name: value.cpu().numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
 
     def _tensor(self, array: NDArray[Any], dtype: str) -> "Tensor":
@@ -102,5 +113,10 @@ class TorchBackend:
         array = np.require(array, "float32" if dtype == "float" else dtype, ["C", "W"])
         return torch.from_numpy(array).to(self.device)
 
-    def close(self) -> None:
+    def notes(self) -> dict[str, str]:
+        if not self._one_thread:
+            return {}
+        return {"one thread": "PyTorch's others do not survive a fork; start workers by spawn, or fork before loading"}
+
+    def _release(self) -> None:
         self._network = None

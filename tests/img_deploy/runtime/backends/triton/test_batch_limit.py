@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import BackendError
-from img_deploy.runtime.backends.batch_limit import BatchLimit, OutOfMemory, is_out_of_memory, watched
 from img_deploy.runtime.backends.buckets import Ladders
+from img_deploy.runtime.backends.triton.batch_limit import BatchLimit, OutOfMemory, is_out_of_memory, watched
 
 LADDERS = Ladders.up_to({"clips": 1, "words": 1, "chars": 4})
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the bundle's ONNX files, on the CPU or a GPU."""
+"""ONNX Runtime on the bundle's ONNX files, on the CPU."""
 
 from functools import cached_property
 from importlib.util import find_spec
@@ -8,75 +8,87 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from img_deploy.errors import BackendError, one_line
-from img_deploy.hardware import cuda_devices, usable_cpus
+from img_deploy.hardware import usable_cpus, version_of, why_no_gpu
+from img_deploy.kernels.dtypes import named
 from img_deploy.model.graphs import GRAPH_NAMES
-from img_deploy.runtime.backends.base import Feeds, Outputs
-from img_deploy.runtime.bundle import Bundle
+from img_deploy.runtime.backends.lifetime import NativeBackend
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(bool)": np.bool_,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
+    from img_deploy.runtime.bundle import Bundle
+
+CPU = "CPUExecutionProvider"
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+"""All of them install the same folder ``onnxruntime``, each over the other."""
 
 
-def unavailable(device: str, bundle: Bundle | None) -> str | None:
-    """Why it cannot run; None if it can."""
-    if device == "cuda" and not cuda_devices():
-        return "no NVIDIA GPU"
-    if find_spec("onnxruntime") is None:
-        extra = "gpu" if device == "cuda" else "cpu"
-        return f"onnxruntime is not installed (pip install 'img-deploy[{extra}]')"
-    if bundle is not None and bundle.manifest.precision not in bundle.manifest.graphs:
-        return f"the bundle has no {bundle.manifest.precision} ONNX graphs"
+def installed() -> list[str]:
+    """The distributions of ONNX Runtime that are installed. More than one is a broken installation."""
+    return [name for name in DISTRIBUTIONS if version_of(name) is not None]
+
+
+def providers() -> tuple[str, ...]:
+    """Execution providers of the installed ONNX Runtime.
+
+    Raises BackendError: both runtimes are installed over each other, or libraries are missing.
+    """
     try:
         import onnxruntime
 
-        providers = onnxruntime.get_available_providers()
+        return tuple(onnxruntime.get_available_providers())
     except (ImportError, AttributeError, OSError) as error:
-        # Both runtimes installed over each other, or libraries that are missing.
-        return f"onnxruntime does not load ({' '.join(str(error).split())[:120]})"
-    if _PROVIDERS[device] not in providers:
-        return f"this onnxruntime {onnxruntime.__version__} has no {_PROVIDERS[device]}"
+        raise BackendError(f"onnxruntime does not load ({one_line(error, 120)})") from None
+
+
+def unavailable(device: str, bundle: "Bundle | None") -> str | None:
+    """Why it cannot run; None if it can."""
+    return why_not(CPU, device, bundle)
+
+
+def why_not(provider: str, device: str, bundle: "Bundle | None") -> str | None:
+    """Why a provider cannot run; None if it can."""
+    if device == "cuda" and (why := why_no_gpu(through_torch=False)):
+        return why
+    if find_spec("onnxruntime") is None:
+        return f"onnxruntime is not installed (pip install 'img-deploy[{'gpu' if device == 'cuda' else 'cpu'}]')"
+    if bundle is not None and bundle.manifest.precision not in bundle.manifest.graphs:
+        return f"the bundle has no {bundle.manifest.precision} ONNX graphs"
+    try:
+        if provider not in providers():
+            import onnxruntime
+
+            return f"this onnxruntime {onnxruntime.__version__} has no {provider}"
+    except BackendError as error:
+        return str(error)
     return None
 
 
-def open_backend(device: str, bundle: Bundle, threads: int | None) -> "OrtBackend":
+def open_backend(device: str, bundle: "Bundle", threads: int | None) -> "OrtBackend":  # noqa: ARG001
     """Loads the first graph, so that what cannot work fails here. Raises BackendError, BundleError."""
-    if device == "cuda":
-        from img_deploy.runtime.backends.ort_gpu import OrtGpuBackend
-
-        backend: OrtBackend = OrtGpuBackend(bundle, threads=threads)
-    else:
-        backend = OrtBackend(bundle, device, threads)
+    backend = OrtBackend(bundle, threads=threads)
     backend.session(GRAPH_NAMES[0])
     return backend
 
 
-class OrtBackend:
+class OrtBackend(NativeBackend):
     """One session per graph, made when the graph is first run."""
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, bundle: "Bundle", device: str = "cpu", threads: int | None = None) -> None:
+        super().__init__()
         self.device, self.precision = device, bundle.manifest.precision
         self._bundle, self._threads = bundle, threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
-        self._closed = False
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         session = self.session(graph)
         inputs: dict[str, np.ndarray] = {
             # A graph need not use everything (an ablation without sound has no use for it).
-            node.name: np.ascontiguousarray(feeds[node.name], _DTYPES[node.type])
+            node.name: np.ascontiguousarray(feeds[node.name], named("onnxruntime", node.type).torch)
             for node in session.get_inputs()
         }
         names = [node.name for node in session.get_outputs()]
@@ -87,11 +99,11 @@ class OrtBackend:
 
     def session(self, graph: str) -> "onnxruntime.InferenceSession":
         """The session of a graph, made once. Raises BackendError, BundleError."""
+        self.check_open()
         session = self._sessions.get(graph)
         if session is None:
             with self._lock:
-                if self._closed:
-                    raise BackendError("backend onnxruntime: was closed; load the bundle again")
+                self.check_open()
                 session = self._sessions.get(graph)
                 if session is None:
                     session = self._sessions[graph] = self._load(graph)
@@ -101,10 +113,10 @@ class OrtBackend:
         import onnxruntime
 
         path = self._bundle.graph(graph)
-        providers = self.providers(graph)
-        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        asked = self.providers(graph)
+        wanted = asked[0] if isinstance(asked[0], str) else asked[0][0]
         try:
-            session = onnxruntime.InferenceSession(str(path), self._options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), self._options, providers=asked)
         except Exception as error:  # its errors have no common class of their own
             raise BackendError(f"backend onnxruntime: {path} does not load ({one_line(error, 200)})") from None
         if wanted not in session.get_providers():
@@ -113,7 +125,7 @@ class OrtBackend:
 
     def providers(self, graph: str) -> list[Any]:  # noqa: ARG002
         """Execution providers of a graph's session, the one it has to run on first, with their options."""
-        return [_PROVIDERS[self.device]]
+        return [CPU]
 
     @cached_property
     def _options(self) -> "onnxruntime.SessionOptions":
@@ -128,7 +140,6 @@ class OrtBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
-    def close(self) -> None:
+    def _release(self) -> None:
         with self._lock:
-            self._closed = True
             self._sessions.clear()

@@ -9,20 +9,12 @@ from importlib import import_module
 from typing import Any
 
 from img_deploy.errors import BackendError, BundleError, one_line
+from img_deploy.kernels.dtypes import named
 from img_deploy.model.graphs import GraphSpec
+from img_deploy.runtime.backends.tensorrt.records import EngineFile, EngineRecord, TrtMachine, version_numbers
 from img_deploy.runtime.bundle import Bundle
-from img_deploy.runtime.engine_files import EngineFile, EngineRecord, TrtMachine, version_numbers
 
 OLDEST = (10, 15)
-DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "BOOL": "bool",
-    "INT32": "int32",
-    "INT64": "int64",
-}
-"""Names of ``tensorrt.DataType`` -> names of torch dtypes."""
 _KEPT_MESSAGES = 20
 
 
@@ -85,6 +77,11 @@ class OpenEngine:
     inputs: Mapping[str, str]
     """Input -> torch dtype, in the graph's order; inputs that the engine has no use for are left out."""
     outputs: Mapping[str, str]
+    edition: str = "tensorrt"
+
+    def new_context(self) -> Any:
+        """An execution context whose scratch memory is the caller's; None where TensorRT refuses."""
+        return self.engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
 
 def open_engine(bundle: Bundle, file: EngineFile, spec: GraphSpec, trt: Any) -> OpenEngine:
@@ -118,5 +115,5 @@ def io_tensors(trt: Any, engine: Any) -> tuple[dict[str, str], dict[str, str]]:
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         target = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
-        target[name] = DTYPES[engine.get_tensor_dtype(name).name]
+        target[name] = named("tensorrt", engine.get_tensor_dtype(name).name).torch
     return inputs, outputs

@@ -13,7 +13,7 @@ import pytest
 from img_deploy.errors import BackendError, BundleError
 from img_deploy.files import sha256
 from img_deploy.runtime.backends.choose import choose
-from img_deploy.runtime.backends.ort import OrtBackend
+from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from img_deploy.runtime.bundle import Bundle
 
 WORDS = {"visual_words": np.ones((1, 2, 32), np.float32), "word_mask": np.ones((1, 2), bool)}

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from img_deploy.errors import BackendError
-from img_deploy.model.graphs import TensorSpec
-from img_deploy.runtime.backends.buckets import Ladders
-from img_deploy.runtime.engine_files import Range
+from img_deploy.runtime.backends.buckets import Ladders, Range
 from img_deploy.text.vocabulary import MIN_WORD_WIDTH
 
 Profile = Mapping[str, Range]
@@ -28,12 +26,6 @@ def profiles(limits: Mapping[str, int], max_batch: int) -> tuple[dict[str, Range
     if max_batch == 1:
         return (single,)
     return single, {"batch": (2, min(BEST_BATCH, max_batch), max_batch), **lengths}
-
-
-def shape_range(tensor: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], ...]:
-    """Smallest, best and largest shape of a tensor under a profile."""
-    ranges = [profile[axis] if isinstance(axis, str) else (axis, axis, axis) for axis in tensor.axes]
-    return tuple(tuple(each[i] for each in ranges) for i in range(3))
 
 
 def ladders(found: Sequence[Profile]) -> Ladders:

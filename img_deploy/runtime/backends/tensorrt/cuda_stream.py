@@ -4,14 +4,12 @@ Not yet run on a GPU.
 """
 
 from collections.abc import Callable
-from threading import Lock
 from typing import TYPE_CHECKING
+
+from img_deploy.runtime.backends.cuda import capturing
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_capturing = Lock()
-"""One capture at a time in a process: each waits for the whole device before it begins."""
 
 
 class CudaStream:
@@ -51,7 +49,7 @@ class CudaStream:
         graph = self._torch.cuda.CUDAGraph()
         # Other threads go on with work of their own while this one captures.
         captures = self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
-        with _capturing, captures:
+        with capturing, captures:
             launch()
 
         def replay() -> None:

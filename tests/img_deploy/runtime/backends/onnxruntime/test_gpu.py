@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from img_deploy import hardware
 from img_deploy.errors import BackendError
 from img_deploy.model.graphs import graph_specs
-from img_deploy.runtime.backends import ort, ort_gpu, ort_tensorrt
+from img_deploy.runtime.backends.onnxruntime import backend as ort
+from img_deploy.runtime.backends.onnxruntime import gpu as ort_gpu
+from img_deploy.runtime.backends.onnxruntime import tensorrt_provider
 from img_deploy.runtime.bundle import Bundle
 
 
@@ -102,14 +105,14 @@ def test_threads_wait_for_each_other(bound, plain, feeds):
 def test_a_graph_that_cannot_be_captured_runs_without_and_says_so(bound, plain, feeds, monkeypatch):
     """An operator on the CPU in the middle of a graph would make every request fail."""
     bound._graphs["grounder"] = True
-    run = ort_gpu._Bound.__call__
+    run = ort_gpu.BoundRun.__call__
 
     def refuses(self, *args):
         if self._number >= 0:
             raise RuntimeError("CUDA failure 901: operation failed due to a previous error during capture")
         return run(self, *args)
 
-    monkeypatch.setattr(ort_gpu._Bound, "__call__", refuses)
+    monkeypatch.setattr(ort_gpu.BoundRun, "__call__", refuses)
     given = feeds("grounder")
     same(bound.run("grounder", given), plain.run("grounder", given), given)
     assert "901" in bound.notes()["grounder: no CUDA graph"]
@@ -121,7 +124,7 @@ def test_a_run_that_fails_is_one_line(bound, feeds, monkeypatch):
     def fails(*_):
         raise RuntimeError("CUDA error\nout of memory")
 
-    monkeypatch.setattr(ort_gpu._Bound, "__call__", fails)
+    monkeypatch.setattr(ort_gpu.BoundRun, "__call__", fails)
     with pytest.raises(BackendError, match=r"backend onnxruntime: grounder failed \(CUDA error out of memory\)"):
         bound.run("grounder", feeds("grounder"))
     given = {name: value for name, value in feeds("grounder").items() if name != "clip_mask"}
@@ -138,7 +141,7 @@ def test_options_of_the_providers(bundle, tmp_path, monkeypatch):
         "CPUExecutionProvider",
     ]
     assert ort_gpu.OrtGpuBackend(bundle, graphs=False).providers("grounder")[0][1]["enable_cuda_graph"] == "0"
-    tensorrt = ort_tensorrt.OrtTensorrtBackend(bundle)
+    tensorrt = tensorrt_provider.OrtTensorrtBackend(bundle)
     first, second, third = tensorrt.providers("query_encoder")
     assert (first[0], second[0], third) == (
         "TensorrtExecutionProvider",
@@ -162,9 +165,9 @@ def test_options_of_the_providers(bundle, tmp_path, monkeypatch):
 
 def test_a_machine_without_the_provider_says_so(bundle, monkeypatch):
     """`--backend onnxruntime-tensorrt` would fail with a message about a missing library."""
-    assert ort_tensorrt.unavailable("cuda", bundle) is not None
-    monkeypatch.setattr(ort_tensorrt, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(ort_tensorrt.ort, "unavailable", lambda *_: None)
-    assert "has no TensorrtExecutionProvider" in ort_tensorrt.unavailable("cuda", bundle)
+    assert tensorrt_provider.unavailable("cuda", bundle) is not None
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(ort, "providers", lambda: (ort.CPU, ort_gpu.CUDA))
+    assert "has no TensorrtExecutionProvider" in tensorrt_provider.unavailable("cuda", bundle)
     with pytest.warns(UserWarning, match="not in available"), pytest.raises(BackendError):
-        ort.open_backend("cuda", bundle, 1)
+        ort_gpu.open_backend("cuda", bundle, 1)

@@ -1,4 +1,4 @@
-"""What the engine asks of a backend."""
+"""What is asked of a backend."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -32,9 +32,12 @@ class Backend(Protocol):
             feeds: every input of the graph; floating point ones are brought to the graph's precision.
 
         Raises:
-            BackendError: the run failed.
+            BackendError: the run failed, or the backend is closed or was inherited through a fork.
             BundleError: the bundle's file of this graph is missing, damaged or tampered with.
         """
+
+    def notes(self) -> dict[str, str]:
+        """What did not go as planned -> why: for example a graph that could not be captured and runs slower."""
 
     def close(self) -> None:
         """Give back what it holds. It cannot run afterwards."""

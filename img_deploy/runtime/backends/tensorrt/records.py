@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import BundleError
+from img_deploy.runtime.backends.buckets import Range
 from img_deploy.runtime.bundle import Bundle
 
 ENGINES = "engines"
 RECORD_SCHEMA = 1
 HARDWARE = ("same_gpu", "same_capability", "ampere_plus")
 """Where an engine may run: the model of GPU it was built on, any of its compute capability, any from Ampere on."""
-
-Range = tuple[int, int, int]
-"""Smallest, best and largest size of an axis."""
 
 
 @dataclass(frozen=True)

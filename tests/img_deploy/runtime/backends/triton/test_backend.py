@@ -12,15 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from img_deploy import hardware
 from img_deploy.errors import BackendError
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
-from img_deploy.runtime.backends import triton_graphs
-from img_deploy.runtime.backends.batch_limit import OutOfMemory
 from img_deploy.runtime.backends.buckets import shape_of
-from img_deploy.runtime.backends.packed_network import PackedNetwork
-from img_deploy.runtime.backends.static_buffers import StaticRun, fill
-from img_deploy.runtime.backends.torch_eager import TorchBackend
-from img_deploy.runtime.backends.triton_graphs import TritonBackend
+from img_deploy.runtime.backends.padded import fill
+from img_deploy.runtime.backends.torch.backend import TorchBackend
+from img_deploy.runtime.backends.triton import backend as triton_backend
+from img_deploy.runtime.backends.triton.backend import TritonBackend
+from img_deploy.runtime.backends.triton.batch_limit import OutOfMemory
+from img_deploy.runtime.backends.triton.captured_run import StaticRun
+from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.bundle import Bundle
 
 RUNS = ("tiny_glove", "tiny_vlm")
@@ -38,7 +40,7 @@ def backend_of(network, precision="fp32", room=10**9):
                 raise OutOfMemory("tried to allocate 2.00 GiB")
             super().compute()
 
-    def lane():
+    def on_new_stream():
         def make(spec, bucket):
             made.append(bucket)
             return Run(packed, spec, bucket)
@@ -46,7 +48,7 @@ def backend_of(network, precision="fp32", room=10**9):
         return make
 
     limits = {"clips": network.config.max_clips, "words": 40, "chars": 20}
-    return TritonBackend(packed, precision, limits, lane), made
+    return TritonBackend(packed, limits, on_new_stream), made
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +147,12 @@ def test_infinities_of_an_earlier_request_do_not_stay(networks):
 @settings(max_examples=30, deadline=None)
 def test_filling_leaves_nothing_of_what_was_there(shape):
     """A longer request's clips would be taken for those of a shorter one after it."""
-    buffer = torch.full((4, 5, 3), float("nan"))
+    buffer = np.full((4, 5, 3), np.nan, np.float32)
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     fill(buffer, values)
     expected = np.zeros((4, 5, 3), np.float32)
     expected[tuple(slice(size) for size in shape)] = values
-    np.testing.assert_array_equal(buffer.numpy(), expected)
+    np.testing.assert_array_equal(buffer, expected)
 
 
 def test_one_run_per_bucket(networks):
@@ -207,7 +209,7 @@ def test_errors_are_one_line(networks):
 
         return make
 
-    failing = TritonBackend(PackedNetwork(network, "fp32", "cpu"), "fp32", backend_limits(config), broken)
+    failing = TritonBackend(PackedNetwork(network, "fp32", "cpu"), backend_limits(config), broken)
     with pytest.raises(
         BackendError, match=r"^backend triton: video_encoder failed \(PTX is too new for this driver\)$"
     ):
@@ -225,7 +227,7 @@ def test_the_smallest_sample_tries_every_graph(networks, run):
     backend.run_smallest()
     assert [bucket.graph for bucket in made] == list(GRAPH_NAMES)
     with torch.no_grad():
-        packed = backend._lanes["pairs"]._runs.get(made[2]).packed
+        packed = backend._streams["pairs"]._runs.get(made[2]).packed
         packed.network.saliency.weight.fill_(float("nan"))
     with pytest.raises(BackendError, match="grounder gives no number for saliency"):
         backend.run_smallest()
@@ -240,14 +242,14 @@ def test_graphs_of_different_kinds_overlap_and_one_kind_does_not(networks):
     class Run(StaticRun):
         def compute(self):
             if self.spec.name == "grounder":
-                assert inside.acquire(blocking=False), "two runs of one lane at once"
-            together.wait()  # passes only while a run of the other lane is in progress
+                assert inside.acquire(blocking=False), "two runs of one stream at once"
+            together.wait()  # passes only while a run of the other stream is in progress
             super().compute()
             if self.spec.name == "grounder":
                 inside.release()
 
     backend = TritonBackend(
-        packed, "fp32", backend_limits(network.config), lambda: lambda spec, bucket: Run(packed, spec, bucket)
+        packed, backend_limits(network.config), lambda: lambda spec, bucket: Run(packed, spec, bucket)
     )
     graphs = ["grounder", "grounder", "video_encoder", "video_encoder"]
     outcomes = []
@@ -286,29 +288,29 @@ def test_packing_leaves_the_network_as_it_was(networks):
 def test_why_it_cannot_run_here(bundles, monkeypatch):
     """`doctor` would say nothing, or the wrong thing, about a missing GPU or package."""
     bundle = Bundle.open(bundles["tiny_vlm"])
-    monkeypatch.setattr(triton_graphs, "cuda_devices", lambda: 0)
-    assert triton_graphs.unavailable("cuda", bundle) == "no NVIDIA GPU"
-    monkeypatch.setattr(triton_graphs, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(triton_graphs, "find_spec", lambda name: None if name == "triton" else name)
-    assert triton_graphs.unavailable("cuda", None) == "triton is not installed (pip install 'img-deploy[gpu]')"
-    monkeypatch.setattr(triton_graphs, "find_spec", lambda name: name)
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 0)
+    assert triton_backend.unavailable("cuda", bundle) == "no NVIDIA GPU"
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(triton_backend, "find_spec", lambda name: None if name == "triton" else name)
+    assert triton_backend.unavailable("cuda", None) == "triton is not installed (pip install 'img-deploy[gpu]')"
+    monkeypatch.setattr(triton_backend, "find_spec", lambda name: name)
     bundle.manifest.precision = "int8"
-    assert triton_graphs.unavailable("cuda", bundle) == "the kernels compute in fp32, fp16, bf16, not in int8"
+    assert triton_backend.unavailable("cuda", bundle) == "the kernels compute in fp32, fp16, bf16, not in int8"
     bundle.manifest.precision = "fp16"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert triton_graphs.unavailable("cuda", bundle) == f"torch {torch.__version__} cannot use the GPU"
+    assert triton_backend.unavailable("cuda", bundle) == f"torch {torch.__version__} cannot use the GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert triton_graphs.unavailable("cuda", bundle) == "the GPU has compute capability 7.5, the kernels need 8.0"
+    assert triton_backend.unavailable("cuda", bundle) == "the GPU has compute capability 7.5, the kernels need 8.0"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert triton_graphs.unavailable("cuda", bundle) is None
+    assert triton_backend.unavailable("cuda", bundle) is None
     bundle.manifest.files.clear()
-    assert triton_graphs.unavailable("cuda", bundle) == "the bundle has no weights.safetensors"
+    assert triton_backend.unavailable("cuda", bundle) == "the bundle has no weights.safetensors"
 
 
 def test_branches_wait_for_what_they_read_and_are_waited_for():
     """A branch on a stream of its own would read clips that are not written yet, or its result be read too early."""
-    from img_deploy.runtime.backends.side_streams import SideStreams
+    from img_deploy.runtime.backends.triton.side_streams import SideStreams
 
     told = []
 

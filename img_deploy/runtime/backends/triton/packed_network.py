@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from img_deploy.kernels.dispatch import OP_NAMES, use_ops
+from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.fusion import EventFusion, SlotAttention
 
 if TYPE_CHECKING:
     from img_deploy.model.network import IMGNetwork
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Storage of each precision."""
 
 
 class PackedNetwork:
@@ -30,7 +28,8 @@ class PackedNetwork:
     """
 
     def __init__(self, network: "IMGNetwork", precision: str, device: str) -> None:
-        self.storage, self.device = DTYPES[precision], torch.device(device)
+        self.precision, self.device = precision, torch.device(device)
+        self.storage: torch.dtype = getattr(torch, ELEMENT_TYPES[precision].torch)
         twin = deepcopy(network).eval().requires_grad_(False)
         start = None
         if isinstance(twin.fusion.event, EventFusion):

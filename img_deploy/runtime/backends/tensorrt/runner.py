@@ -1,0 +1,172 @@
+"""What runs one engine for one thread at a time: a stream, fixed memory, and a context per bucket of sizes.
+
+Memory is taken once, for the largest sizes of the engine; every context of a runner works in the same scratch memory,
+which is safe because a runner does one thing after another. A context keeps its shapes for good, and what it puts on
+the stream is captured into a CUDA graph. Not yet run on a GPU.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from img_deploy.errors import BackendError, one_line
+from img_deploy.model.graphs import TensorSpec
+from img_deploy.runtime.backends.buckets import Bucket, shape_range
+from img_deploy.runtime.backends.graph_cache import GraphCache
+from img_deploy.runtime.backends.padded import Arrays, run_padded
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.tensorrt.engine import OpenEngine
+from img_deploy.runtime.backends.tensorrt.profiles import ladders, profile_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_BUCKETS = 64
+"""Contexts that a runner keeps; the one unused for longest goes first."""
+
+
+class Stream(Protocol):
+    """What a runner needs of :class:`~img_deploy.runtime.backends.tensorrt.cuda_stream.CudaStream`."""
+
+    @property
+    def handle(self) -> int: ...
+    def device_memory(self, size: int) -> "Tensor": ...
+    def host_memory(self, size: int) -> "Tensor": ...
+    def copy(self, target: "Tensor", source: "Tensor") -> None: ...
+    def captured(self, launch: Callable[[], None]) -> Callable[[], None]: ...
+    def wait(self) -> None: ...
+
+
+class _Memory:
+    """Memory of one tensor on the device and, pinned, on the host, as large as the engine lets it grow."""
+
+    def __init__(self, stream: Stream, elements: int, dtype: Any) -> None:
+        import torch
+
+        # NumPy has no bfloat16: float32 on the host, converted by the copy.
+        self._dtypes = (dtype, torch.float32 if dtype == torch.bfloat16 else dtype)
+        device, host = (elements * each.itemsize for each in self._dtypes)
+        self.device, self._host = stream.device_memory(device), stream.host_memory(host)
+
+    def views(self, shape: tuple[int, ...]) -> "tuple[Tensor, Tensor]":
+        """Device and host memory of a tensor of this shape."""
+        device, host = (
+            memory[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
+            for memory, dtype in zip((self.device, self._host), self._dtypes, strict=True)
+        )
+        return device, host
+
+
+class EngineRunner:
+    """Runs one engine. Not for two threads at once."""
+
+    def __init__(self, engine: OpenEngine, stream: Stream, graphs: bool = True) -> None:
+        import torch
+
+        self.engine, self.stream, self.graphs = engine, stream, graphs
+        self._ladders = ladders(engine.record.profiles)
+        self._runs: GraphCache[Bucket, ContextRun] = GraphCache(lambda bucket: ContextRun(self, bucket), MOST_BUCKETS)
+        self.notes: dict[str, str] = {}
+        """What did not go as planned, and why."""
+        self.broken = False
+        """Whether a run failed halfway: what the runner holds may be anything then."""
+        self.specs: dict[str, TensorSpec] = {each.name: each for each in (*engine.spec.inputs, *engine.spec.outputs)}
+        self.memory: dict[str, _Memory] = {}
+        for name, kind in {**engine.inputs, **engine.outputs}.items():
+            most = max(prod(shape_range(self.specs[name], profile)[2]) for profile in engine.record.profiles)
+            self.memory[name] = _Memory(stream, most, getattr(torch, kind))
+        self.scratch = stream.device_memory(max(int(engine.engine.device_memory_size_v2), 1))
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """Outputs for a batch of any size; bfloat16 becomes float32.
+
+        Raises:
+            BackendError: inputs that do not fit the graph or the engine's profiles, or a run that failed.
+        """
+        return run_padded(self.engine.spec, self._ladders, feeds, self._runs.get)
+
+    def wait(self) -> None:
+        """Until everything on the stream is done. Raises BackendError where it failed."""
+        try:
+            self.stream.wait()
+        except RuntimeError as error:
+            raise self.error(f"failed on the GPU ({one_line(error, 200)})", "") from None
+
+    def error(self, what: str, said: str | None = None) -> BackendError:
+        """What went wrong, and what TensorRT said; the runner is not to be used again."""
+        self.broken = True
+        said = self.engine.logger.last() if said is None else said
+        return BackendError(f"backend {self.engine.edition}: {self.engine.spec.name} {what}{said}")
+
+
+class ContextRun:
+    """An execution context at fixed sizes."""
+
+    def __init__(self, runner: EngineRunner, bucket: Bucket) -> None:
+        self._runner, self._bucket = runner, bucket
+        engine, memory = runner.engine, runner.memory
+        views = {name: held.views(bucket.shape(runner.specs[name])) for name, held in memory.items()}
+        self._in = [views[name] for name in engine.inputs]
+        self._out = [views[name] for name in engine.outputs]
+        self.inputs: Arrays = {name: views[name][1].numpy() for name in engine.inputs}
+        self._outputs: Arrays = {name: views[name][1].numpy() for name in engine.outputs}
+        self._launch: Callable[[], None] | None = None
+
+    def __call__(self) -> Arrays:
+        """From ``inputs`` to outputs, which the runner's next run overwrites."""
+        runner = self._runner
+        for device, host in self._in:
+            runner.stream.copy(device, host)
+        if self._launch is None:
+            # After the inputs: the first run of a context is on them, not on what memory happens to hold.
+            self._launch = self._ready()
+        self._launch()
+        for device, host in self._out:
+            runner.stream.copy(host, device)
+        runner.wait()
+        return self._outputs
+
+    def _ready(self) -> Callable[[], None]:
+        """What puts the work on the stream: a captured graph, or the context itself where there can be none."""
+        runner, context = self._runner, self._context()
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(runner.stream.handle):
+                raise runner.error("could not be started")
+
+        enqueue()  # lets TensorRT and the driver load what they load late; a graph cannot hold that
+        runner.wait()
+        if not runner.graphs:
+            return enqueue
+        try:
+            return runner.stream.captured(enqueue)
+        except RuntimeError as error:
+            runner.notes[f"{runner.engine.spec.name}: no CUDA graph"] = one_line(error, 200)
+            return enqueue
+
+    def _context(self) -> Any:
+        runner, bucket = self._runner, self._bucket
+        opened, stream = runner.engine, runner.stream
+        context = opened.new_context()
+        if context is None:
+            raise runner.error("got no execution context")
+        context.set_device_memory(runner.scratch.data_ptr(), runner.scratch.numel())
+        profile = profile_for(opened.record.profiles, dict(bucket.sizes))
+        self._check(context.set_optimization_profile_async(profile, stream.handle), f"refuses profile {profile}")
+        stream.wait()
+        for name in opened.inputs:
+            shape = bucket.shape(runner.specs[name])
+            self._check(context.set_input_shape(name, shape), f"refuses shape {list(shape)} of {name}")
+        for name, memory in runner.memory.items():
+            self._check(context.set_tensor_address(name, memory.device.data_ptr()), f"refuses the address of {name}")
+        if unknown := context.infer_shapes():
+            raise runner.error(f"does not know the shapes of {', '.join(unknown)}")
+        for name in opened.outputs:
+            shape, wanted = tuple(context.get_tensor_shape(name)), bucket.shape(runner.specs[name])
+            if shape != wanted:
+                raise runner.error(f"gives {name} the shape {list(shape)}, expected {list(wanted)}")
+        return context
+
+    def _check(self, done: bool, what: str) -> None:
+        if not done:
+            raise self._runner.error(what)
