@@ -5,12 +5,12 @@ STAMP := .venv/.ready
 
 TRT_BINDINGS := 10.15.1.29 10.16.1.11 11.4.0.106
 
-.PHONY: demo test lint format clean trt-bindings
+.PHONY: demo test lint format clean trt-bindings rtx
 
 demo: $(STAMP)
 	$(BIN)/python -m img_deploy.benchmarks.demo --out demo
 
-test: $(STAMP) lint trt-bindings
+test: $(STAMP) lint trt-bindings rtx
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
@@ -37,6 +37,11 @@ trt-bindings: $(TRT_BINDINGS:%=.trt/%/.ready)
 .trt/%/.ready: | $(STAMP)
 	@$(BIN)/pip install -q --no-deps --target .trt/$* tensorrt-cu13-bindings==$* && touch $@ \
 	  || echo "TensorRT $* bindings not to be had: the tests that need them will be skipped"
+
+# TensorRT for RTX, which builds engines without a GPU; tests skip without it.
+rtx: | $(STAMP)
+	@$(BIN)/pip install -q -c constraints.txt -e ".[rtx]" \
+	  || echo "TensorRT for RTX not to be had: the tests that need it will be skipped"
 
 clean:
 	rm -rf .venv .typecheck .trt build demo

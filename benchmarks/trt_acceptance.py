@@ -1,6 +1,7 @@
 """One command for a machine with TensorRT: build engines, verify them, time them beside the other backends.
 
     python -m img_deploy.benchmarks.trt_acceptance
+    python -m img_deploy.benchmarks.trt_acceptance --edition tensorrt-rtx
 
 Without ``--bundle`` a network of full size with random weights is exported first. Writes ``trt_acceptance.json`` and
 ``trt_acceptance.md``. On a machine without TensorRT it says so in one line and ends with exit code 1.
@@ -24,6 +25,7 @@ from img_deploy.benchmarks.timing import Effort
 from img_deploy.errors import BackendError, ImgDeployError, InputError
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.runtime.backends.choose import survey
+from img_deploy.runtime.backends.tensorrt.edition import EDITIONS, FULL, Edition
 from img_deploy.runtime.bundle import Bundle, Manifest, write_manifest
 
 COMMAND = "python -m img_deploy.benchmarks.trt_acceptance"
@@ -43,11 +45,11 @@ class Acceptance:
     failure: str | None = None
 
 
-def why_not_here() -> str | None:
+def why_not_here(edition: Edition = FULL) -> str | None:
     """Why this machine cannot run the acceptance; None where it can."""
-    from img_deploy.runtime.backends.tensorrt import backend as trt
+    from img_deploy.runtime.backends.tensorrt import backend
 
-    return trt.unavailable("cuda", None)
+    return backend.unavailable("cuda", None, edition)
 
 
 def accept(
@@ -56,6 +58,7 @@ def accept(
     engines: EngineOptions,
     profile: ProfileOptions,
     tell: Tell,
+    edition: Edition = FULL,
 ) -> list[Acceptance]:
     """Build, verify and time each precision of a bundle. A precision that fails does not stop the next.
 
@@ -65,26 +68,29 @@ def accept(
         engines: how to build.
         profile: what to time; without backends, every one on a GPU that works.
         tell: is told each step.
+        edition: of TensorRT.
     """
-    return [_accept_one(folder, precision, engines, profile, tell) for precision in precisions]
+    return [_accept_one(folder, precision, engines, profile, tell, edition) for precision in precisions]
 
 
 def _accept_one(
-    folder: Path, precision: str, engines: EngineOptions, profile: ProfileOptions, tell: Tell
+    folder: Path, precision: str, engines: EngineOptions, profile: ProfileOptions, tell: Tell, edition: Edition
 ) -> Acceptance:
     from img_deploy.export.engines import add_engines
 
     try:
-        reports = add_engines(folder, precision, engines, lambda step: tell(f"{precision}: {step}"))
+        reports = add_engines(folder, precision, engines, lambda step: tell(f"{precision}: {step}"), edition=edition)
         built = tuple(
             {
                 "graph": report.record.graph,
                 "key": report.record.key,
+                "edition": edition.title,
                 "tensorrt": report.record.tensorrt,
-                "gpu": report.record.gpu,
+                "gpu": report.record.where,
                 "seconds": report.record.seconds,
                 "mib": round(report.bytes / 2**20, 2),
                 "layers": len(report.record.layers),
+                "warnings": report.warnings,
                 "plugins": dict(report.record.plugins),
             }
             for report in reports
@@ -133,9 +139,11 @@ def _outcome(result: Document) -> Iterator[str]:
     if result["failure"] is not None:
         yield from (f"**Failed:** {result['failure']}", "")
     if engines := result["engines"]:
-        yield from (f"Engines for {engines[0]['gpu']} by TensorRT {engines[0]['tensorrt']}.", "")
+        yield from (f"Engines for {engines[0]['gpu']} by {engines[0]['edition']} {engines[0]['tensorrt']}.", "")
         rows = [(one["graph"], one["seconds"], one["mib"], one["layers"], len(one["plugins"])) for one in engines]
         yield from table(("graph", "built in s", "MiB", "layers", "plugins"), rows)
+        said = dict.fromkeys(warning for one in engines for warning in one["warnings"])
+        yield from (*(f"Warning: {warning}" for warning in said), "")
     if checks := result["verification"]:
         cells = [
             (
@@ -156,14 +164,14 @@ def _outcome(result: Document) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the acceptance. Exit code 0: every precision passed; 1: one failed, or no TensorRT here; 2: wrong input."""
     given = _parser().parse_args(arguments)
-    if why := why_not_here():
-        print(f"TensorRT acceptance cannot run on this machine: {why}", file=sys.stderr)
+    edition = EDITIONS[given.edition]
+    if why := why_not_here(edition):
+        print(f"{edition.title} acceptance cannot run on this machine: {why}", file=sys.stderr)
         return BackendError.exit_code
     try:
         command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
-        engines = EngineOptions(
-            max_batch=given.max_batch, optimization_level=given.level, plugins=given.plugins == "on"
-        )
+        plugins = given.plugins == "on" and not edition.builds_anywhere
+        engines = EngineOptions.of(max_batch=given.max_batch, optimization_level=given.level, plugins=plugins)
         profile = ProfileOptions(
             backends=tuple(given.backends),
             grid=Grid(tuple(given.batch_size), tuple(given.clips), shorten=True),
@@ -172,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with TemporaryDirectory(prefix="img-deploy-trt-") as work:
             folder = _bundle(given.bundle, given.precision, Path(work) / "deploy")
-            results = accept(folder, given.precision, engines, profile, _tell)
+            results = accept(folder, given.precision, engines, profile, _tell, edition)
         document = {"command": command, "results": [asdict(result) for result in results]}
         for path in write_results(given.out, "trt_acceptance", document, page):
             _tell(f"wrote {path}")
@@ -185,8 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--bundle", type=Path, help="bundle to copy (default: export a network of full size)")
+    parser.add_argument("--edition", choices=tuple(EDITIONS), default=FULL.name, help=f"default {FULL.name}")
     parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"], help="default fp32 fp16")
-    parser.add_argument("--plugins", choices=("on", "off"), default="on", help="run the fused ops as our kernels")
+    parser.add_argument(
+        "--plugins", choices=("on", "off"), default="on", help="run the fused ops as our kernels (tensorrt)"
+    )
     parser.add_argument("--max-batch", type=int, default=64, help="largest batch of the engines (default 64)")
     parser.add_argument("--level", type=int, default=3, help="TensorRT's optimisation level, 0 to 5 (default 3)")
     parser.add_argument("--backends", nargs="+", default=[], help="backends to time (default: all on a GPU)")

@@ -10,14 +10,16 @@ from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.report import REPORT, failure, markdown
 from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import graph_specs
+from img_deploy.runtime.backends.tensorrt.edition import EDITIONS, RTX
 from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Manifest, replacing, write_manifest
 
 if TYPE_CHECKING:
+    from img_deploy.export.engines import EngineReport
     from img_deploy.export.samples import Sample
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.model.network import IMGNetwork
 
-TARGETS = ("onnx", "tensorrt")
+TARGETS = ("onnx", *EDITIONS)
 DROPPED = {
     "aoti": "packages compiled by AOTInductor were dropped: on a CPU they were no faster than eager PyTorch, and "
     "slower than ONNX Runtime; leave aoti out"
@@ -31,7 +33,7 @@ class ExportOptions:
     precisions: tuple[str, ...] = ("fp32",)
     """The first is what the bundle runs by default."""
     targets: tuple[str, ...] = ("onnx",)
-    """``onnx`` always; ``tensorrt`` builds engines from the graphs."""
+    """``onnx`` always; the editions of TensorRT build engines from the graphs."""
     samples: Path | None = None
     """Feature folder to verify on; None draws features."""
     sample_queries: Path | None = None
@@ -42,6 +44,8 @@ class ExportOptions:
     """Leave fused ops single nodes, which TensorRT may replace by our kernels; other runtimes run their bodies."""
     engine: EngineOptions = field(default_factory=EngineOptions)
     """How engines are built, where they are asked for."""
+    gpus: tuple[str, ...] = ()
+    """What TensorRT for RTX builds for (``sm89``); none is the GPU of this machine."""
 
     def __post_init__(self) -> None:
         for target in self.targets:
@@ -53,6 +57,8 @@ class ExportOptions:
                     raise InputError(f"{name}: got {value!r}, expected one or more of {', '.join(known)}")
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{name}: got {', '.join(values) or 'none'}, expected each once")
+        if self.gpus and RTX.name not in self.targets:
+            raise InputError(f"gpu: got {', '.join(self.gpus)} without the target {RTX.name}; add it to --targets")
         if self.sample_queries is not None and self.samples is None:
             raise InputError(f"sample queries: got {self.sample_queries} without a sample folder; give --samples too")
         if "onnx" not in self.targets:
@@ -69,6 +75,7 @@ def bundle_from_checkpoint(
     options: ExportOptions | None = None,
     tell: Callable[[str], None] = _silent,
     show: Callable[[Verification], None] = _silent,
+    show_engines: "Callable[[Sequence[EngineReport]], None]" = _silent,
 ) -> Verification:
     """Export a checkpoint into the bundle folder ``out``.
 
@@ -80,6 +87,7 @@ def bundle_from_checkpoint(
         options: see :class:`ExportOptions`.
         tell: is told each step, in a few words.
         show: is given the verification, passed or not.
+        show_engines: is given what was built, where engines were asked for.
 
     Raises:
         VerificationError: an artifact is farther from the eager fp32 network than its precision may be.
@@ -88,6 +96,10 @@ def bundle_from_checkpoint(
         BackendError: no engines could be built; the bundle is written, and runs without them.
     """
     options = options or ExportOptions()
+    if RTX.name in options.targets:
+        from img_deploy.export.engines import targets_for
+
+        targets_for(RTX, options.gpus)  # refuses what cannot be built before the graphs are made
     network = checkpoint.network()
     samples = _samples(checkpoint, options)
     with replacing(out) as folder:
@@ -103,11 +115,12 @@ def bundle_from_checkpoint(
         (folder / REPORT).write_text(markdown(verification), encoding="utf-8")
         manifest.verification = verification.as_dict()
         write_manifest(folder, manifest)
-    if "tensorrt" in options.targets:
+    for edition in (EDITIONS[name] for name in EDITIONS if name in options.targets):
         from img_deploy.export.engines import add_engines
 
+        gpus = options.gpus if edition is RTX else ()
         for precision in options.precisions:
-            add_engines(out, precision, options.engine, tell)
+            show_engines(add_engines(out, precision, options.engine, tell, edition=edition, gpus=gpus))
     return verification
 
 

@@ -1,4 +1,4 @@
-"""A TensorRT engine from one exported graph, with our kernels inside. Not yet run on a GPU.
+"""A TensorRT engine from one exported graph. The full edition's, with our kernels inside, is not yet run on a GPU.
 
 Networks are strongly typed: what a tensor is in the ONNX graph it is in the engine, and no precision is chosen here.
 """
@@ -6,21 +6,34 @@ Networks are strongly typed: what a tensor is in the ONNX graph it is in the eng
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import BackendError, one_line
-from img_deploy.export.engine_log import BuildLog, progress_monitor
+from img_deploy.export.engine_log import BuildLog, progress_monitor, stopping
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.tensorrt_graph import PluginNode, TensorRTGraph
+from img_deploy.files import replacing_file
+from img_deploy.kernels.dtypes import named
 from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.backends.buckets import shape_range
-from img_deploy.runtime.backends.tensorrt.engine import io_tensors
-from img_deploy.runtime.backends.tensorrt.profiles import Profile, profiles
+from img_deploy.runtime.backends.tensorrt.edition import Edition
+from img_deploy.runtime.backends.tensorrt.profiles import Profile
+from img_deploy.runtime.backends.tensorrt.records import TrtMachine
 
 _HARDWARE = {"same_gpu": "NONE", "same_capability": "SAME_COMPUTE_CAPABILITY", "ampere_plus": "AMPERE_PLUS"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What builds, and for which machine."""
+
+    edition: Edition
+    trt: Any
+    """Its Python package."""
+    machine: TrtMachine
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,11 @@ class BuiltEngine:
     """A serialised engine and what is known of it."""
 
     plan: bytes
-    profiles: tuple[Profile, ...]
     plugins: dict[str, str]
     """Layer -> plugin."""
     layers: tuple[str, ...]
     inputs: dict[str, str]
+    """Input -> torch dtype."""
     outputs: dict[str, str]
     seconds: float
 
@@ -40,9 +53,9 @@ class BuiltEngine:
 def engine_from_onnx(
     graph: TensorRTGraph,
     spec: GraphSpec,
-    limits: Mapping[str, int],
+    profiles: tuple[Profile, ...],
     options: EngineOptions,
-    trt: Any,
+    target: Target,
     log: BuildLog,
     tell: Callable[[str], None],
 ) -> BuiltEngine:
@@ -51,89 +64,110 @@ def engine_from_onnx(
     Args:
         graph: made by :func:`img_deploy.export.tensorrt_graph.tensorrt_graph`; its plugins are registered.
         spec: the graph's declaration.
-        limits: axis (``clips``, ``words``, ``chars``) -> longest input.
-        options: what to build.
-        trt: the ``tensorrt`` module, 10.15 or newer.
+        profiles: the sizes it takes.
+        options: how to build.
+        target: the library, and the machine to build for.
         log: takes what TensorRT says.
         tell: is told how far it is.
 
     Raises:
         BackendError: TensorRT refuses the graph, cannot build it, or left a plugin out.
+        KeyboardInterrupt: the build was stopped; it ends after its current step.
     """
-    began = time.monotonic()
-    builder = _builder(trt, log)
-    network, parser = _network(trt, builder, graph, spec, log)
+    began, trt = time.monotonic(), target.trt
+    builder = _builder(target, log)
+    network, parser = _network(target, builder, graph, spec, log)
     config = builder.create_builder_config()
-    monitor = progress_monitor(trt, tell)
-    _configure(trt, config, options, monitor)
-    found = profiles(limits, options.max_batch)
-    _add_profiles(builder, config, network, spec, found)
-    cache = _timing_cache(config, options.timing_cache)
-    plan = builder.build_serialized_network(network, config)
-    del parser  # holds weights that the network refers to until here
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    with stopping() as stop:
+        config.progress_monitor = progress_monitor(trt, tell, stop)
+        _configure(target, config, options)
+        _add_profiles(target, builder, config, network, spec, profiles)
+        cache = None if target.edition.builds_anywhere else _timing_cache(config, options.timing_cache)
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BackendError(f"TensorRT could not build {spec.name} ({log.why() or 'no reason given'}); see {log.path}")
+        why = log.why() or "no reason given"
+        raise BackendError(f"{target.edition.title} could not build {spec.name} ({why}); see {log.path}")
     if cache is not None and options.timing_cache is not None:
-        _write(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(options.timing_cache) as stream:
+            stream.write(bytes(config.get_timing_cache().serialize()))
+    del parser  # holds weights that the network refers to until here
     serialized = bytes(plan)
-    engine = _opened(trt, serialized, options, spec, log)
-    layers = layer_names(trt, engine)
+    inputs = _types(network.get_input(index) for index in range(network.num_inputs))
+    outputs = _types(network.get_output(index) for index in range(network.num_outputs))
+    # An engine for a GPU that is not here cannot be opened; its layers are in the log of its build.
+    opened = None if target.edition.builds_anywhere else _opened(target, serialized, options, spec, log)
+    layers = log.layers() if opened is None else layer_names(trt, opened)
     plugins = _plugins_among(layers, graph.plugins, spec, log)
-    inputs, outputs = io_tensors(trt, engine)
-    return BuiltEngine(serialized, found, plugins, tuple(layers), inputs, outputs, time.monotonic() - began)
+    return BuiltEngine(serialized, plugins, tuple(layers), inputs, outputs, time.monotonic() - began)
 
 
-def _builder(trt: Any, log: BuildLog) -> Any:
+def _types(tensors: Iterable[Any]) -> dict[str, str]:
+    return {tensor.name: named("tensorrt", tensor.dtype.name).torch for tensor in tensors}
+
+
+def _builder(target: Target, log: BuildLog) -> Any:
     try:
-        return trt.Builder(log.logger)
+        return target.trt.Builder(log.logger)
     except (TypeError, RuntimeError) as error:  # what the bindings raise where no GPU or driver answers
         reason = log.why() or one_line(error, 200)
+        version = target.trt.__version__
         raise BackendError(
-            f"TensorRT {trt.__version__} does not start here ({reason}); check the driver with `nvidia-smi`"
+            f"{target.edition.title} {version} does not start here ({reason}); check the driver with `nvidia-smi`"
         ) from None
 
 
-def _network(trt: Any, builder: Any, graph: TensorRTGraph, spec: GraphSpec, log: BuildLog) -> tuple[Any, Any]:
+def _network(target: Target, builder: Any, graph: TensorRTGraph, spec: GraphSpec, log: BuildLog) -> tuple[Any, Any]:
+    trt = target.trt
     flags = trt.NetworkDefinitionCreationFlag
-    asked = [flags.PREFER_AOT_PYTHON_PLUGINS]
-    if int(trt.__version__.split(".")[0]) < 11:
-        asked.append(flags.STRONGLY_TYPED)  # from 11 on there are no other networks
+    if target.edition.builds_anywhere:
+        asked = [flags.STRONGLY_TYPED]
+    else:
+        asked = [flags.PREFER_AOT_PYTHON_PLUGINS]
+        if int(trt.__version__.split(".")[0]) < 11:
+            asked.append(flags.STRONGLY_TYPED)  # from 11 on there are no other networks
     network = builder.create_network(sum(1 << int(flag) for flag in asked))
     parser = trt.OnnxParser(network, log.logger)
-    parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+    if not target.edition.builds_anywhere:
+        parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
     if not parser.parse(graph.model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         said = [f"{error.node_operator() or 'graph'} {error.node_name()}: {error.desc()}".strip() for error in errors]
         for line in said:
             log.write("ERROR", line)
-        raise BackendError(f"TensorRT's parser refuses {spec.name} ({log.why() or 'no reason given'}); see {log.path}")
+        why = log.why() or "no reason given"
+        raise BackendError(f"{target.edition.title}'s parser refuses {spec.name} ({why}); see {log.path}")
     return network, parser
 
 
-def _configure(trt: Any, config: Any, options: EngineOptions, monitor: Any) -> None:
+def _configure(target: Target, config: Any, options: EngineOptions) -> None:
+    trt = target.trt
     config.clear_flag(trt.BuilderFlag.TF32)  # 1e-3 off in fp32
     config.builder_optimization_level = options.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the layers cannot be listed
     config.max_aux_streams = 0  # one stream, which a CUDA graph holds whole
-    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[options.hardware])
-    config.progress_monitor = monitor
-    if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if target.edition.builds_anywhere:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(target.edition.capabilities(trt)[target.machine.capability], 0)
+        return
+    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[options.hardware])
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
 
-def _add_profiles(builder: Any, config: Any, network: Any, spec: GraphSpec, found: tuple[Profile, ...]) -> None:
+def _add_profiles(
+    target: Target, builder: Any, config: Any, network: Any, spec: GraphSpec, profiles: tuple[Profile, ...]
+) -> None:
     specs = {tensor.name: tensor for tensor in spec.inputs}
     names = [network.get_input(index).name for index in range(network.num_inputs)]
-    for profile in found:
+    for profile in profiles:
         made = builder.create_optimization_profile()
         for name in names:
             made.set_shape(name, *shape_range(specs[name], profile))
         if config.add_optimization_profile(made) < 0:
-            raise BackendError(f"TensorRT refuses a profile of {spec.name}: {dict(profile)}")
+            raise BackendError(f"{target.edition.title} refuses a profile of {spec.name}: {dict(profile)}")
 
 
 def _timing_cache(config: Any, path: Path | None) -> Any:
@@ -149,15 +183,8 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
     return cache
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _opened(trt: Any, plan: bytes, options: EngineOptions, spec: GraphSpec, log: BuildLog) -> Any:
-    runtime = trt.Runtime(log.logger)
+def _opened(target: Target, plan: bytes, options: EngineOptions, spec: GraphSpec, log: BuildLog) -> Any:
+    runtime = target.trt.Runtime(log.logger)
     runtime.engine_host_code_allowed = options.version_compatible
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

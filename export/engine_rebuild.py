@@ -8,7 +8,8 @@ from img_deploy.export.engines import EngineReport, add_engines
 from img_deploy.export.tensorrt_graph import has_plugin_nodes
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.tensorrt.backend import unfit
-from img_deploy.runtime.backends.tensorrt.engine import tensorrt_module, this_machine
+from img_deploy.runtime.backends.tensorrt.edition import FULL
+from img_deploy.runtime.backends.tensorrt.engine import this_machine
 from img_deploy.runtime.backends.tensorrt.records import EngineRecord, engine_files
 from img_deploy.runtime.bundle import Bundle
 
@@ -29,7 +30,7 @@ def rebuild_engines(folder: Path, tell: Callable[[str], None]) -> list[EngineRep
         BundleError: no bundle, or damaged.
     """
     bundle = Bundle.open(folder)
-    wrong = unfit(bundle, this_machine(tensorrt_module()))
+    wrong = unfit(bundle, this_machine(FULL.load()))
     if not wrong:
         return []
     for graph, reasons in wrong.items():
@@ -38,7 +39,7 @@ def rebuild_engines(folder: Path, tell: Callable[[str], None]) -> list[EngineRep
 
 
 def _options(bundle: Bundle) -> EngineOptions:
-    known = [engine.record for graph in GRAPH_NAMES for engine in engine_files(bundle, graph)]
+    known = [engine.record for graph in GRAPH_NAMES for engine in engine_files(bundle, graph, edition=FULL)]
     if known:
         return options_of(known[0])
     return EngineOptions(plugins=any(has_plugin_nodes(bundle.graph(graph)) for graph in GRAPH_NAMES))

@@ -1,42 +1,53 @@
-"""TensorRT engines for a bundle: built for this machine, tried against the eager network, then listed in the manifest.
+"""TensorRT engines for a bundle: built, compared with the eager network where such a GPU is, listed in the manifest.
 
-Until every engine of a precision is built and tried, the bundle stays as it was and runs with ONNX Runtime.
-Not yet run on a GPU.
+All of it happens in a copy that takes the bundle's place in one step: a build that fails, is stopped or is killed
+leaves the bundle as it was.
 """
 
-import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from img_deploy.errors import BackendError, ImgDeployError, VerificationError
-from img_deploy.export.engine_from_onnx import BuiltEngine, engine_from_onnx
+from img_deploy.errors import BackendError, InputError, VerificationError
+from img_deploy.export.engine_from_onnx import BuiltEngine, Target, engine_from_onnx
 from img_deploy.export.engine_log import BuildLog
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.report import REPORT, markdown
 from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, tensorrt_graph
-from img_deploy.export.verify import Verification
-from img_deploy.files import sha256
+from img_deploy.export.verify import Row, Verification
+from img_deploy.files import cache_folder, sha256
+from img_deploy.hardware import why_no_gpu
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
-from img_deploy.runtime.backends.tensorrt.engine import tensorrt_module, this_machine
+from img_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
+from img_deploy.runtime.backends.tensorrt.edition import FULL, Edition, version_numbers
+from img_deploy.runtime.backends.tensorrt.engine import this_machine
 from img_deploy.runtime.backends.tensorrt.profiles import profiles
-from img_deploy.runtime.backends.tensorrt.records import ENGINES, EngineRecord, TrtMachine, engine_files
-from img_deploy.runtime.bundle import Bundle, write_manifest
+from img_deploy.runtime.backends.tensorrt.records import ENGINES, EngineRecord, TrtMachine, engine_files, sm_name
+from img_deploy.runtime.bundle import Bundle, replacing, write_manifest
 
 KEPT = "the bundle is whole and answers with `--backend onnxruntime`"
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What became of one graph."""
+    """What became of one graph for one GPU."""
 
     record: EngineRecord
     path: Path
     built: bool
     """False where the bundle already had this very engine."""
     bytes: int
+    scratch_bytes: int = 0
+    """GPU memory that it works in, where the builder says so."""
+    warnings: tuple[str, ...] = ()
+    """Of the parser and the builder."""
+
+
+class _NotKept(Exception):
+    """The copy with the engines is not to take the bundle's place."""
 
 
 def _silent(_: object) -> None:
@@ -47,24 +58,29 @@ def add_engines(
     folder: Path,
     precision: str | None = None,
     options: EngineOptions | None = None,
-    tell: Callable[[str], None] = _silent,
+    tell: Tell = _silent,
     rebuild: bool = False,
+    edition: Edition = FULL,
+    gpus: Sequence[str] = (),
 ) -> list[EngineReport]:
-    """Build the engines of a bundle for this machine and add them to it.
+    """Build the engines of a bundle and add them to it.
 
     Args:
         folder: the bundle.
         precision: of the ONNX graphs to build from; None takes the bundle's default.
         options: see :class:`EngineOptions`.
         tell: is told each step, in a few words.
-        rebuild: build also what the bundle already has, built the same way on the same machine.
+        rebuild: build also what the bundle already has, built the same way for the same machine.
+        edition: of TensorRT.
+        gpus: what to build for, as ``sm89``; none is the GPU of this machine. For TensorRT for RTX alone.
 
     Returns:
-        One report per graph.
+        One report per GPU and graph.
 
     Raises:
         BackendError: TensorRT is missing or too old, finds no GPU, or cannot build a graph. The bundle is as before;
             the log of the failed build lies beside it.
+        InputError: a GPU that the library does not build for.
         VerificationError: an engine is farther from the eager fp32 network than its precision may be.
         BundleError: no bundle, damaged, or without graphs of this precision.
     """
@@ -73,53 +89,70 @@ def add_engines(
     bundle.check_all()  # the manifest is written anew below: nothing that was tampered with may be hashed again
     precision = precision or bundle.manifest.precision
     try:
-        trt = tensorrt_module()
-        job = _Job(bundle, precision, _with_cache(options, trt), trt, this_machine(trt), tell)
-        reports: list[EngineReport] = []
-        try:
-            job.check_plugins()
-            for graph, spec in graph_specs(bundle.manifest.model).items():
-                reports.append(job.engine(graph, spec, rebuild))
-            job.publish(reports)
-        except BaseException:
-            _take_out(reports)
-            raise
+        targets = targets_for(edition, gpus)
+        with replacing(folder) as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True, copy_function=_linked)
+            job = _Job(Bundle.open(copy), folder, precision, options, tell)
+            job.check_plugins(edition)
+            reports = [
+                job.engine(graph, spec, target, rebuild)
+                for target in targets
+                for graph, spec in graph_specs(bundle.manifest.model).items()
+            ]
+            reports = job.publish(reports, targets[0])
+            if options.references:
+                tell("the engines agree with PyTorch's references in the place of our kernels; not kept")
+                raise _NotKept
     except BackendError as error:
         raise BackendError(f"{folder}: no engines added: {error}; {KEPT}") from None
-    return reports
+    except _NotKept:
+        pass
+    return [replace(report, path=folder / report.path.relative_to(copy)) for report in reports]
 
 
-def _take_out(reports: list[EngineReport]) -> None:
-    for report in reports:
-        if report.built:
-            for suffix in (".plan", ".json", ".log"):
-                report.path.with_suffix(suffix).unlink(missing_ok=True)
+def _linked(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)  # files of a bundle are replaced, never changed
+    except OSError:
+        shutil.copy2(source, target)
 
 
-def _with_cache(options: EngineOptions, trt: Any) -> EngineOptions:
-    """Timings are kept from one build to the next: a second one takes a fraction of the time."""
-    if options.timing_cache is not None:
-        return options
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return replace(options, timing_cache=caches / "img-deploy" / f"tensorrt-{trt.__version__}.timing")
+def targets_for(edition: Edition, gpus: Sequence[str] = ()) -> list[Target]:
+    """What builds, for each GPU asked for (``sm89``), or for this machine's own.
+
+    Raises:
+        BackendError: TensorRT is missing or too old, or finds no GPU where none is asked for.
+        InputError: a GPU that it does not build for, or none asked for and none here.
+    """
+    trt = edition.load()
+    if not edition.builds_anywhere:
+        if gpus:
+            raise InputError(f"gpu: got {', '.join(gpus)}, but {edition.title} builds for the GPU that is here")
+        return [Target(edition, trt, this_machine(trt))]
+    known = {sm_name(capability): capability for capability in edition.capabilities(trt)}
+    names = ", ".join(sorted(known, key=lambda name: version_numbers(known[name])))
+    if not gpus:
+        if why := why_no_gpu():
+            raise InputError(f"gpu: got none, and none is here to build for ({why}); give --gpu, one of {names}")
+        gpus = (sm_name(this_machine(trt).capability),)
+    for gpu in gpus:
+        if gpu not in known:
+            raise InputError(f"gpu: got {gpu!r}, {edition.title} {trt.__version__} builds for {names}")
+    return [Target(edition, trt, TrtMachine(trt.__version__, "", known[gpu])) for gpu in dict.fromkeys(gpus)]
 
 
 @dataclass(frozen=True)
 class _Job:
     bundle: Bundle
+    """The copy."""
+    original: Path
     precision: str
     options: EngineOptions
-    trt: Any
-    machine: TrtMachine
-    tell: Callable[[str], None]
+    tell: Tell
 
-    @property
-    def limits(self) -> dict[str, int]:
-        return {axis: self.bundle.manifest.limits[axis] for axis in ("clips", "words", "chars")}
-
-    def check_plugins(self) -> None:
+    def check_plugins(self, edition: Edition) -> None:
         """Raise BackendError where plugins are wanted and no graph has a node for one."""
-        if self.options.plugins and not any(
+        if self._plugins(edition) and not any(
             has_plugin_nodes(self.bundle.graph(graph, self.precision)) for graph in GRAPH_NAMES
         ):
             raise BackendError(
@@ -127,146 +160,160 @@ class _Job:
                 "export with --plugins on, or build with --plugins off"
             )
 
-    def engine(self, graph: str, spec: GraphSpec, rebuild: bool) -> EngineReport:
-        """Build one engine into the bundle's folder; nothing is listed yet."""
+    def _plugins(self, edition: Edition) -> bool:
+        return self.options.plugins and not edition.builds_anywhere
+
+    def engine(self, graph: str, spec: GraphSpec, target: Target, rebuild: bool) -> EngineReport:
+        """Build one engine into the copy; nothing is listed yet."""
         onnx = self.bundle.graph(graph, self.precision)
-        limits = {**self.limits, "batch": self.options.max_batch}
-        prepared = tensorrt_graph(onnx, limits, self.options.plugins, self.options.references)
-        self.tell(f"{graph}: compiling {len(prepared.plugins)} kernels")
-        record = self._record(graph, sha256(onnx), self._compiled(prepared))
+        sizes = profiles(dict(self.bundle.manifest.limits), self.options.max_batch)
+        most = {axis: max(profile[axis][2] for profile in sizes) for axis in sizes[0]}
+        prepared = tensorrt_graph(onnx, most, self._plugins(target.edition), self.options.references)
+        record = self._record(graph, sha256(onnx), self._compiled(prepared, target), sizes, target)
+        name = f"{graph} ({self.precision}, {record.where})"
         place = self.bundle.folder / ENGINES / self.precision / f"{graph}.{record.key}.plan"
         if not rebuild:
             for known in engine_files(self.bundle, graph, self.precision):
                 if known.record.key == record.key:
-                    self.tell(f"{graph}: already there")
+                    self.tell(f"{name}: already there")
                     return EngineReport(known.record, place, False, place.stat().st_size)
-        self.tell(f"{graph}: building")
+        self.tell(f"{name}: building")
         place.parent.mkdir(parents=True, exist_ok=True)
-        built = self._build(graph, spec, prepared, place)
+        log, built = self._build(spec, prepared, sizes, target, place, lambda step: self.tell(f"{name}: {step}"))
         record = replace(
             record,
-            **{name: getattr(built, name) for name in ("plugins", "layers", "inputs", "outputs")},
+            **{each: getattr(built, each) for each in ("plugins", "layers", "inputs", "outputs")},
             seconds=round(built.seconds, 1),
         )
-        _write(place, built.plan)
-        _write(place.with_suffix(".json"), record.to_json().encode())
-        return EngineReport(record, place, True, len(built.plan))
+        _replace(place, built.plan)
+        _replace(place.with_suffix(".json"), record.to_json().encode())
+        return EngineReport(record, place, True, len(built.plan), log.scratch_bytes, tuple(dict.fromkeys(log.warnings)))
 
-    def _compiled(self, prepared: TensorRTGraph) -> str:
+    def _compiled(self, prepared: TensorRTGraph, target: Target) -> str:
         """Compile and register the plugins of a graph; returns the hash of all their PTX."""
         if not prepared.plugins:
             return ""
-        from img_deploy.kernels.plugin_ptx import PORTABLE, Target, kernels_digest, plugin_kernels
+        from img_deploy.kernels import plugin_ptx
         from img_deploy.kernels.trt_plugins import register_plugins
 
-        capability = int(self.machine.capability.replace(".", ""))
-        target = PORTABLE if self.options.hardware == "ampere_plus" else Target(capability, self.machine.gpu)
+        self.tell(f"compiling {len(prepared.plugins)} kernels")
+        capability = int(target.machine.capability.replace(".", ""))
+        portable = self.options.hardware == "ampere_plus"
+        place = plugin_ptx.PORTABLE if portable else plugin_ptx.Target(capability, target.machine.gpu)
         kernels: list[Any] = []
         for plugin in prepared.plugins:
             try:
-                kernels += plugin_kernels(plugin.node, plugin.types, plugin.sizes, target)
+                kernels += plugin_ptx.plugin_kernels(plugin.node, plugin.types, plugin.sizes, place)
             except ValueError as error:
                 raise BackendError(f"{error}; build with --plugins off") from None
-        register_plugins({plugin.node for plugin in prepared.plugins}, target)
-        return kernels_digest(kernels)
+        register_plugins({plugin.node for plugin in prepared.plugins}, place)
+        return plugin_ptx.kernels_digest(kernels)
 
-    def _record(self, graph: str, onnx_sha256: str, ptx_sha256: str) -> EngineRecord:
-        options = self.options
+    def _record(
+        self, graph: str, onnx_sha256: str, ptx_sha256: str, sizes: tuple[Any, ...], target: Target
+    ) -> EngineRecord:
+        options, anywhere = self.options, target.edition.builds_anywhere
         settings = {
             "optimization_level": options.optimization_level,
             "workspace_mib": options.workspace_mib,
-            "plugins": options.plugins,
+            "plugins": self._plugins(target.edition),
             "references": options.references,
         }
         return EngineRecord(
             graph=graph,
             precision=self.precision,
-            tensorrt=self.machine.tensorrt,
-            gpu=self.machine.gpu,
-            capability=self.machine.capability,
-            platform=self.machine.platform,
-            hardware=options.hardware,
-            version_compatible=options.version_compatible,
-            profiles=profiles(self.limits, options.max_batch),
+            **asdict(target.machine),
+            hardware="same_capability" if anywhere else options.hardware,
+            version_compatible=options.version_compatible and not anywhere,
+            profiles=sizes,
             onnx_sha256=onnx_sha256,
             ptx_sha256=ptx_sha256,
             settings=settings,
+            edition=target.edition.name,
+            verified=False,
         )
 
-    def _build(self, graph: str, spec: GraphSpec, prepared: TensorRTGraph, place: Path) -> BuiltEngine:
-        folder = self.bundle.folder
-        failed = folder.with_name(f"{folder.name}.{graph}.{self.precision}.log")
-        log_path = place.with_suffix(".log")
-
-        def say(step: str) -> None:
-            self.tell(f"{graph}: {step}")
-
+    def _build(
+        self, spec: GraphSpec, prepared: TensorRTGraph, sizes: tuple[Any, ...], target: Target, place: Path, tell: Tell
+    ) -> tuple[BuildLog, BuiltEngine]:
+        options, log_path = self.options, place.with_suffix(".log")
+        if options.timing_cache is None:
+            # Timings are kept from one build to the next: a second one takes a fraction of the time.
+            kept = cache_folder(f"{target.edition.name}-{target.trt.__version__}.timing")
+            options = replace(options, timing_cache=kept)
         try:
-            with BuildLog(log_path, self.trt) as log:
-                built = engine_from_onnx(prepared, spec, self.limits, self.options, self.trt, log, say)
+            with BuildLog(log_path, target.trt) as log:
+                return log, engine_from_onnx(prepared, spec, sizes, options, target, log, tell)
         except BaseException as error:
-            # The log outlives the failure, outside of the bundle, which is left as it was.
+            # The log outlives the failure, outside of the bundle.
+            failed = self.original.with_name(f"{self.original.name}.{spec.name}.{self.precision}.log")
             if log_path.exists():
                 shutil.move(log_path, failed)
             if isinstance(error, BackendError):
                 raise BackendError(str(error).replace(str(log_path), str(failed))) from None
             raise
-        return built
 
-    def publish(self, reports: list[EngineReport]) -> None:
-        """Try the engines, then list them. The manifest is written at the end, or put back where they fail."""
+    def publish(self, reports: list[EngineReport], target: Target) -> list[EngineReport]:
+        """List the engines in the copy's manifest; run those that fit this machine and write down what came of it."""
         manifest, folder = self.bundle.manifest, self.bundle.folder
-        engines: dict[str, dict[str, list[str]]] = {
-            precision: {graph: list(names) for graph, names in graphs.items()}
-            for precision, graphs in manifest.engines.items()
-        }
-        listed = engines.setdefault(self.precision, {graph: [] for graph in GRAPH_NAMES})
+        listed = manifest.engines.setdefault(self.precision, {graph: [] for graph in GRAPH_NAMES})
         for report in reports:
             name = report.path.with_suffix(".json").relative_to(folder).as_posix()
             listed[report.record.graph] = [name, *(each for each in listed[report.record.graph] if each != name)]
-        before = replace(manifest, files=dict(manifest.files))
-        try:
-            write_manifest(folder, replace(manifest, engines=engines))
-            self.tell("verifying the engines")
-            rows = verified(folder, self.precision)
-            if self.options.references:
-                self.tell("the engines agree with PyTorch's references in the place of our kernels; taken out again")
-                _take_out(reports)
-                write_manifest(folder, before)
-                return
-            table = dict(manifest.verification)
-            kept = [row for row in table.get("rows", []) if not _is_of(row, self.precision)]
-            table["rows"] = [*kept, *rows]
-            (folder / REPORT).write_text(markdown(Verification.from_dict(table)), encoding="utf-8")
-            write_manifest(folder, replace(manifest, engines=engines, verification=table))
-        except BaseException:
-            _take_out(reports)  # first: the manifest lists whatever lies in the folder
-            write_manifest(folder, before)
-            raise
+        write_manifest(folder, manifest)
+        here = _here(reports, target)
+        if not here:
+            return reports
+        self.tell("verifying the engines")
+        rows = verified(self.bundle.in_precision(self.precision), self.original, target.edition)
+        done = []
+        for report in reports:
+            if report in here:
+                report = replace(report, record=replace(report.record, verified=True))
+                _replace(report.path.with_suffix(".json"), report.record.to_json().encode())
+            done.append(report)
+        table = dict(manifest.verification)
+        kept = [row for row in table.get("rows", []) if not _is_of(row, target.edition, self.precision)]
+        table["rows"] = [*kept, *map(asdict, rows)]
+        _replace(folder / REPORT, markdown(Verification.from_dict(table)).encode())
+        manifest.verification = table
+        write_manifest(folder, manifest)
+        return done
 
 
-def _is_of(row: dict[str, Any], precision: str) -> bool:
-    return row["backend"] == "tensorrt" and row["precision"] == precision
+def _here(reports: list[EngineReport], target: Target) -> list[EngineReport]:
+    """The engines that can be run on this machine."""
+    if target.edition.builds_anywhere:
+        if why_no_gpu() is not None:
+            return []
+        own = this_machine(target.trt).capability
+        return [report for report in reports if report.record.capability == own]
+    return reports
 
 
-def verified(folder: Path, precision: str, seed: int = 0) -> list[dict[str, Any]]:
+def _is_of(row: dict[str, Any], edition: Edition, precision: str) -> bool:
+    return row["backend"] == edition.name and row["precision"] == precision
+
+
+def verified(bundle: Bundle, folder: Path, edition: Edition = FULL, seed: int = 0) -> list[Row]:
     """Rows of the verification table for the engines of a bundle, on drawn samples of many lengths and batches.
+
+    Args:
+        bundle: opened in the precision of the engines; folder: what it is called in messages.
 
     Raises:
         VerificationError: an engine is farther from the eager fp32 network than its precision may be.
     """
-    from dataclasses import asdict
-
     from img_deploy.export.samples import drawn_samples
     from img_deploy.export.verify import compare, in_run_order, results
-    from img_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
     from img_deploy.runtime.backends.torch import backend as torch_backend
 
-    bundle = Bundle.open(folder).in_precision(precision)
+    precision = bundle.manifest.precision
+    bundle = Bundle.open(bundle.folder).in_precision(precision)
     samples = in_run_order(drawn_samples(bundle.manifest.model, bundle.vocabulary(), seed))
     reference = results(torch_backend.open_backend("cpu", bundle, None), samples, batch_size=1)
-    backend = tensorrt_backend.open_backend("cuda", bundle, None)
-    sizes = {graph: (bundle.folder / engine_files(bundle, graph)[0].plan).stat().st_size for graph in GRAPH_NAMES}
+    backend = tensorrt_backend.open_backend("cuda", bundle, None, edition)
+    sizes = {graph: (bundle.folder / plan).stat().st_size for graph, plan in backend.plans.items()}
     try:
         rows = compare(backend, samples, reference, sizes)
     finally:
@@ -275,16 +322,12 @@ def verified(folder: Path, precision: str, seed: int = 0) -> list[dict[str, Any]
         parts = [f"{row.graph} differs by {row.largest:.2g}" for row in wrong]
         raise VerificationError(
             f"{folder}: the {precision} engines do not agree with the eager fp32 network ({', '.join(parts)}); "
-            f"they were taken out again, and {KEPT}; try --plugins off to see whether a kernel is at fault"
+            f"they were not added, and {KEPT}; try --plugins off to see whether a kernel is at fault"
         )
-    return [asdict(row) for row in rows]
+    return rows
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ImgDeployError(f"{path}: cannot be written ({error.strerror}); make room and build again") from None
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew: one that is linked to the original bundle's must not be written into."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)

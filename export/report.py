@@ -1,8 +1,12 @@
 """The verification table: for people, and as a file of the bundle."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from img_deploy.export.verify import BUDGETS, Row, Verification
+
+if TYPE_CHECKING:
+    from img_deploy.export.engines import EngineReport
 
 REPORT = "verification.md"
 NUMBERS = ("largest", "mean", "same span", "IoU", "samples", "size")
@@ -22,6 +26,25 @@ def columns(verification: Verification) -> dict[str, Sequence[str]]:
         "samples": [str(row.samples) for row in rows],
         "size": [_size(row.bytes) for row in rows],
         "result": ["passed" if row.passed else "FAILED" for row in rows],
+    }
+
+
+ENGINE_NUMBERS = ("layers", "size", "scratch", "built in")
+
+
+def engine_columns(reports: "Sequence[EngineReport]") -> dict[str, Sequence[str]]:
+    """Heading -> cells, one per engine that was built for a graph and a GPU."""
+    records = [report.record for report in reports]
+    return {
+        "backend": [record.edition for record in records],
+        "precision": [record.precision for record in records],
+        "graph": [record.graph for record in records],
+        "gpu": [record.where for record in records],
+        "layers": [str(len(record.layers)) for record in records],
+        "size": [_size(report.bytes) for report in reports],
+        "scratch": [_size(report.scratch_bytes) if report.scratch_bytes else "-" for report in reports],
+        "built in": [f"{record.seconds:.0f} s" for record in records],
+        "result": ["passed" if record.verified else "not run here" for record in records],
     }
 
 

@@ -4,14 +4,13 @@ TensorRT's parser knows a node by its operator type, and quietly inlines a local
 find. So the bodies of nodes that are to be plugins are taken out: a plugin that is missing stops the parser.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from img_deploy.errors import BackendError
+from img_deploy.kernels.dtypes import named as element_type
 from img_deploy.kernels.lowering import DOMAIN
 from img_deploy.kernels.plugin_form import plugin_form
 from img_deploy.kernels.plugin_names import GRU_NODE, NODE_ATTRIBUTES, RECURRENCE_NODE
@@ -19,9 +18,6 @@ from img_deploy.kernels.plugin_names import GRU_NODE, NODE_ATTRIBUTES, RECURRENC
 if TYPE_CHECKING:
     import onnx
 
-TABLE = Path(__file__).parent / "data" / "tensorrt_operators_10.1.json"
-_TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "BOOL": "bool", "INT32": "int32", "INT64": "int64"}
-_TABLE_TYPES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "bool": "BOOL", "int32": "INT32", "int64": "INT64"}
 _LARGEST_HIDDEN = 128
 """Hidden size up to which the GRU has a kernel; see ``kernels/bigru``."""
 
@@ -128,7 +124,7 @@ def _plugin_node(
     kept = [each for each in node.attribute if each.name not in attributes]
     del node.attribute[:]
     node.attribute.extend([*kept, *(onnx.helper.make_attribute(*each) for each in attributes.items())])
-    types = tuple(_TYPES[kind] for kind, _ in named.values())
+    types = tuple(element_type("onnx", kind).name for kind, _ in named.values())
     return PluginNode(node.name, node.op_type, types, {name: sizes for name, (_, sizes) in named.items()})
 
 
@@ -172,37 +168,3 @@ def _gru_parts(model: "onnx.ModelProto", node: "onnx.NodeProto", values: _Values
     sizes = values[x][1] if x in values else (0, 0, 0, 0)
     values[f"{prefix}/sum"] = (storage, (*sizes[:3], 2 * rows))
     return parts
-
-
-@lru_cache(maxsize=1)
-def operator_table() -> dict[str, Any]:
-    """Operators and types that TensorRT's parser takes, with the table's ``source``."""
-    table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
-    return table
-
-
-def unsupported(model: "onnx.ModelProto") -> list[str]:
-    """What of a graph's standard ops TensorRT's parser does not take: operators, or types of what they work on.
-
-    Nodes of our own domain are plugins and are passed over; bodies of functions are looked into.
-    """
-    import onnx
-
-    operators = operator_table()["operators"]
-    values = _values(model, {})
-    problems = set()
-    bodies: list[Sequence[onnx.NodeProto]] = [model.graph.node, *(function.node for function in model.functions)]
-    for nodes in bodies:
-        for node in nodes:
-            if node.domain not in ("", "ai.onnx"):
-                continue
-            entry = operators.get(node.op_type)
-            if entry is None or not entry["supported"]:
-                problems.add(f"operator {node.op_type}")
-                continue
-            # The table speaks of what an operator works on; a comparison gives BOOL, a shape INT64, whatever that is.
-            for name in (*node.input[:1], *(node.output if node.op_type == "Cast" else ())):
-                kind = _TYPES.get(values[name][0]) if name in values else None
-                if kind and _TABLE_TYPES[kind] not in entry["types"]:
-                    problems.add(f"operator {node.op_type} with {_TABLE_TYPES[kind]}")
-    return sorted(problems)

@@ -24,17 +24,16 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
+    "tensorrt-rtx",
     "triton",
     "numpy",
 )
 """Distributions whose versions are told."""
-TENSORRT_DISTRIBUTIONS = (
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-cu12-bindings",
-    "tensorrt-cu13-bindings",
-)
+TENSORRT_DISTRIBUTIONS = {
+    "tensorrt": ("", "-cu12", "-cu13", "-cu12-bindings", "-cu13-bindings"),
+    "tensorrt-rtx": ("", "-cu12", "-cu13", "-cu12-bindings", "-cu13-bindings"),
+}
+"""What each edition's distributions end in."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,8 @@ def version_of(distribution: str) -> str | None:
 def package_versions() -> dict[str, str | None]:
     """Versions of :data:`PACKAGES`; TensorRT under whichever name it is installed, None where not installed."""
     versions = {name: version_of(name) for name in PACKAGES}
-    versions["tensorrt"] = next((found for name in TENSORRT_DISTRIBUTIONS if (found := version_of(name))), None)
+    for name, ends in TENSORRT_DISTRIBUTIONS.items():
+        versions[name] = next((found for end in ends if (found := version_of(name + end))), None)
     return versions
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from img_deploy.export.engines import EngineReport
     from img_deploy.export.verify import Verification
 
 
@@ -31,7 +34,10 @@ def export(
     ] = "fp32",
     targets: Annotated[
         str,
-        typer.Option(help="What to make, separated by commas: onnx; tensorrt (engines for this machine)."),
+        typer.Option(
+            help="What to make, separated by commas: onnx; tensorrt (engines for this machine's GPU); tensorrt-rtx "
+            "(engines for the GPUs that --gpu names, built on any machine)."
+        ),
     ] = "onnx",
     samples: Annotated[
         Path | None,
@@ -58,6 +64,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="smNN",
+            help="What TensorRT for RTX builds for: sm75 (RTX 20), sm80 (A100), sm86 (RTX 30), sm89 (RTX 40), sm120 "
+            "(RTX 50). Repeatable. Default: this machine's GPU.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
 ) -> None:
     """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
@@ -72,7 +87,7 @@ def export(
     from img_deploy.model.checkpoint import Checkpoint
 
     made = _listed(targets)
-    nodes = "tensorrt" in made if plugins is None else plugins is Switch.ON
+    nodes = any(name.startswith("tensorrt") for name in made) if plugins is None else plugins is Switch.ON
     building = EngineOptions.from_settings(engine or [], plugins=nodes)
     options = ExportOptions(
         precisions=_listed(precision),
@@ -82,8 +97,9 @@ def export(
         seed=seed,
         plugins=nodes,
         engine=building,
+        gpus=tuple(gpu or ()),
     )
-    bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show)
+    bundle_from_checkpoint(Checkpoint.load(ckpt), out, options, _tell, _show, _show_engines)
     print(f"{out}: verified bundle, ready for `img-deploy infer FEATURES --bundle {out}`")
 
 
@@ -100,3 +116,10 @@ def _show(verification: "Verification") -> None:
     from img_deploy.export.report import NUMBERS, columns, title
 
     print_table(columns(verification), NUMBERS, title(verification))
+
+
+def _show_engines(reports: "Sequence[EngineReport]") -> None:
+    from img_deploy.cli.tables import print_table
+    from img_deploy.export.report import ENGINE_NUMBERS, engine_columns
+
+    print_table(engine_columns(reports), ENGINE_NUMBERS, "engines")

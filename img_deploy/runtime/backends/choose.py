@@ -46,6 +46,7 @@ _HERE = __name__.rpartition(".")[0]
 
 REGISTRY: tuple[Entry, ...] = (
     Entry("tensorrt", "cuda", f"{_HERE}.tensorrt.backend"),
+    Entry("tensorrt-rtx", "cuda", f"{_HERE}.tensorrt.rtx"),
     Entry("triton", "cuda", f"{_HERE}.triton.backend"),
     Entry("onnxruntime", "cuda", f"{_HERE}.onnxruntime.gpu"),
     Entry("torch", "cuda", f"{_HERE}.torch.backend"),

@@ -56,10 +56,12 @@ def run_padded(
         outputs = run()
         return {tensor.name: _real(outputs[tensor.name], shape_of(tensor, own)) for tensor in spec.outputs}
 
-    if in_parts is not None:
-        return _joined(in_parts(sizes["batch"], part))
-    most, batch = ladders.most("batch"), sizes["batch"]
-    return _joined([part(slice(at, min(at + most, batch))) for at in range(0, batch, most)])
+    return _joined((in_parts or parts_of(ladders.most("batch")))(sizes["batch"], part))
+
+
+def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
+    """At most so many samples at a time."""
+    return lambda batch, part: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
 
 
 def fill(held: NDArray[Any], values: NDArray[Any]) -> None:

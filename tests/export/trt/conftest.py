@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -126,10 +125,19 @@ def options(tmp_path: Path) -> EngineOptions:
     return EngineOptions(max_batch=16, timing_cache=tmp_path / "cache" / "timing", plugins=False)
 
 
+@pytest.fixture(scope="session")
+def plain(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small GloVe bundle without engines. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("plain") / "deploy"
+    shutil.copytree(golden / "bundle_of_0.1" / "bundle", folder, ignore=shutil.ignore_patterns("aoti"))
+    write_manifest(folder, Bundle.open(folder).manifest)
+    return folder
+
+
 @pytest.fixture
-def bundle(exported: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A copy of the exported small GloVe run, without engines."""
-    return Path(shutil.copytree(exported("tiny_glove"), tmp_path / "deploy"))
+def bundle(plain: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(plain, tmp_path / "deploy"))
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +146,10 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def with_engines(_built: Path, exported: Callable[[str], Path], trt: ModuleType, tmp_path: Path) -> Path:
+def with_engines(_built: Path, plain: Path, trt: ModuleType, tmp_path: Path) -> Path:
     """A copy of the bundle with fp32 engines of ``double.py``."""
     if not _built.exists():
-        shutil.copytree(exported("tiny_glove"), _built)
+        shutil.copytree(plain, _built)
         made = EngineOptions(max_batch=16, timing_cache=_built.with_name("timing"), plugins=False)
         engines.add_engines(_built, options=made)
         trt.IExecutionContext.executed.clear()
@@ -149,14 +157,15 @@ def with_engines(_built: Path, exported: Callable[[str], Path], trt: ModuleType,
 
 
 @pytest.fixture(scope="session")
-def plugin_graph(checkpoints: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The visual grounder of a small run, its fused ops single nodes with a function for a body."""
+def plugin_graph(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The visual grounder of that bundle, its fused ops single nodes with a function for a body."""
     from img_deploy.export.functions import FunctionLibrary
     from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
     from img_deploy.export.programs import program_from_graph
     from img_deploy.model.graphs import graph_specs
+    from img_deploy.runtime.backends.torch.backend import network_from_bundle
 
-    network = checkpoints["tiny_glove"].network()
+    network = network_from_bundle(Bundle.open(plain))
     spec = graph_specs(network.config)["visual_grounder"]
     metadata = model_metadata(spec, network.config, "fp32")
     program = program_from_graph(network, spec)

@@ -100,8 +100,10 @@ class IProgressMonitor:
 
 
 class _Tensor:
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, value: onnx.ValueInfoProto) -> None:
+        self.name = value.name
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        self.dtype = DataType[{"FLOAT16": "HALF", "BFLOAT16": "BF16"}.get(kind, kind)]
 
 
 class INetworkDefinition(_Strict):
@@ -113,7 +115,14 @@ class INetworkDefinition(_Strict):
         return len(onnx.load_from_string(self._model).graph.input)
 
     def get_input(self, index: int) -> _Tensor:
-        return _Tensor(onnx.load_from_string(self._model).graph.input[index].name)
+        return _Tensor(onnx.load_from_string(self._model).graph.input[index])
+
+    @property
+    def num_outputs(self) -> int:
+        return len(onnx.load_from_string(self._model).graph.output)
+
+    def get_output(self, index: int) -> _Tensor:
+        return _Tensor(onnx.load_from_string(self._model).graph.output[index])
 
 
 class ParserError:

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from img_deploy import hardware
 from img_deploy.benchmarks import trt_acceptance
-from img_deploy.runtime.backends.tensorrt import backend as trt_backend
 
 QUICK = [
     "--precision",
@@ -38,8 +38,7 @@ def test_a_machine_without_tensorrt_ends_with_one_line(capsys: pytest.CaptureFix
 def machine(trt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with the stand-in for TensorRT."""
     assert trt.__version__ == "11.4.0.106"
-    monkeypatch.setattr(trt_backend, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(trt_backend, "find_spec", lambda _: True)
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

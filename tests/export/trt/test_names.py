@@ -18,7 +18,6 @@ SOURCES = (
     "kernels/trt_plugins.py",
     "export/engine_from_onnx.py",
     "export/engine_log.py",
-    "export/engines.py",
     "img_deploy/runtime/backends/tensorrt/backend.py",
     "img_deploy/runtime/backends/tensorrt/engine.py",
     "img_deploy/runtime/backends/tensorrt/runner.py",
@@ -26,6 +25,13 @@ SOURCES = (
 MODULES = ("trt", "trtp")
 ALIASES = {"flags": "trt.NetworkDefinitionCreationFlag"}
 """Names that a source gives to a part of TensorRT."""
+RTX_ALONE = {"trt.CudaGraphStrategy", "trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE"}
+FULL_ALONE = {
+    "trt.BuilderFlag.VERSION_COMPATIBLE",
+    "trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS",
+    "trt.QuickPluginCreationRequest",
+}
+"""Names that one edition has and the code uses for it alone."""
 COMPUTED = {
     "getattr(trt.HardwareCompatibilityLevel": ("NONE", "SAME_COMPUTE_CAPABILITY", "AMPERE_PLUS"),
     "getattr(trt.DataType": ("FLOAT", "INT64"),
@@ -42,7 +48,9 @@ def chains(path: Path) -> Iterator[str]:
             node = node.value
         if parts and isinstance(node, ast.Name):
             root = ALIASES.get(node.id, node.id)
-            if root.split(".")[0] in MODULES:
+            if parts[0] in MODULES:  # held by an object
+                root, *parts = parts
+            if parts and root.split(".")[0] in MODULES:
                 yield ".".join((root, *parts))
 
 
@@ -68,11 +76,39 @@ def looked_up(in_bindings: Callable[..., str], tmp_path: Path) -> Callable[..., 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_name_of_the_sources_exists(version: str, looked_up: Callable[..., dict[str, Any]]) -> None:
     """A name that TensorRT renamed or dropped would end a build on the user's GPU after minutes."""
-    used = names_used()
+    used = names_used() - RTX_ALONE
     assert {"trt.Builder", "trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE", "trtp.register", "trtp.aot_impl"} <= used
     assert len(used) > 30
     missing = [name for name, found in looked_up(version, used).items() if not found["found"]]
     assert missing == []
+
+
+def test_every_name_exists_in_tensorrt_for_rtx() -> None:
+    """Building meets the real library in the tests; running, which needs a card, would end on a name it has not."""
+    rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed (make rtx)")
+    used = {name for name in names_used() - FULL_ALONE if name.startswith("trt.")}
+    assert used >= RTX_ALONE
+    missing = []
+    for name in used:
+        found = rtx
+        for part in name.split(".")[1:]:
+            found = getattr(found, part, missing)
+        missing += [name] if found is missing else []
+    assert missing == []
+    (takes_config,) = (
+        line for line in rtx.ICudaEngine.create_execution_context.__doc__.splitlines() if "IRuntimeConfig" in line
+    )
+    assert "runtime_config" in takes_config
+    for method in (
+        "is_stream_capturable",
+        "set_device_memory",
+        "execute_async_v3",
+        "infer_shapes",
+        "set_tensor_address",
+    ):
+        assert callable(getattr(rtx.IExecutionContext, method))
+    for owner, attribute in ((rtx.IRuntimeConfig, "cuda_graph_strategy"), (rtx.ICudaEngine, "device_memory_size_v2")):
+        assert isinstance(getattr(owner, attribute), property)
 
 
 def test_a_name_that_does_not_exist_is_noticed(looked_up: Callable[..., dict[str, Any]]) -> None:

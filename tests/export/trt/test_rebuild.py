@@ -136,10 +136,10 @@ def test_how_engines_are_built_can_be_told(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("max_batch", "expected NAME=VALUE with one of max_batch, workspace_mib"),
         ("plugins=off", "expected NAME=VALUE with one of max_batch"),
-        ("max_batch=many", "engine option max_batch: got 'many', expected a number"),
-        ("max_batch=0", "max batch: got 0, expected 1 to 1024"),
-        ("version_compatible=maybe", "expected on or off"),
-        ("hardware=h100", "hardware: got 'h100', expected one of"),
+        ("max_batch=many", "engine option max_batch: Input should be a valid integer"),
+        ("max_batch=0", "engine option max_batch: Input should be greater than or equal to 1 (got '0')"),
+        ("version_compatible=maybe", "version_compatible: Input should be a valid boolean"),
+        ("hardware=h100", "hardware: Input should be 'same_gpu', 'same_capability' or 'ampere_plus'"),
     ],
 )
 def test_wrong_engine_options_are_one_line(option: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The TensorRT backend on engines of the stand-in: answers, sizes, threads, and everything that can be wrong."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,13 +20,13 @@ from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.backends.buckets import shape_range
 from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
 from img_deploy.runtime.backends.tensorrt import backend as trt_backend
-from img_deploy.runtime.backends.tensorrt.profiles import ladders, profile_for, profiles
+from img_deploy.runtime.backends.tensorrt.edition import FULL, version_numbers
+from img_deploy.runtime.backends.tensorrt.profiles import ladders, most_samples, profile_for, profiles
 from img_deploy.runtime.backends.tensorrt.records import (
     TrtMachine,
     engine_files,
     fitting_engine,
     misfits,
-    version_numbers,
 )
 from img_deploy.runtime.bundle import Bundle, write_manifest
 
@@ -273,7 +274,6 @@ def test_an_engine_that_does_not_fit_is_not_read(
     with pytest.raises(BackendError, match=r"no engine of \w+ fits .*11.4.0.106, here is 10.16.0.*export --targets"):
         trt_backend.open_backend("cuda", bundle, None)
     monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(trt_backend, "find_spec", lambda _: True)
     assert "here is 10.16.0" in str(trt_backend.unavailable("cuda", bundle))
 
 
@@ -287,7 +287,7 @@ def test_of_several_engines_the_one_that_fits_is_taken(with_engines: Path) -> No
     bundle.manifest.engines["fp32"]["grounder"].insert(0, path.relative_to(with_engines).as_posix())
     write_manifest(with_engines, bundle.manifest)
     machine = TrtMachine(engine.record.tensorrt, engine.record.gpu, engine.record.capability)
-    found, reasons = fitting_engine(Bundle.open(with_engines), "grounder", machine)
+    found, reasons = fitting_engine(Bundle.open(with_engines), "grounder", machine, FULL)
     assert found == engine
     assert reasons == ["built for compute capability 8.9, NVIDIA H200 has 9.0"]
 
@@ -315,16 +315,14 @@ def test_damaged_engines_are_refused(how: str, with_engines: Path) -> None:
 
 def test_why_it_is_unavailable(with_engines: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--backend auto` would try it and fail, or say nothing of why it was passed over."""
-    assert trt_backend.unavailable("cpu", None) == "no NVIDIA GPU"
-    monkeypatch.setattr(trt_backend, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(hardware, "cuda_devices", lambda: 0)
     assert trt_backend.unavailable("cuda", None) == "no NVIDIA GPU"
     monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(trt_backend, "find_spec", lambda name: None if name == "tensorrt" else True)
-    assert "tensorrt is not installed" in str(trt_backend.unavailable("cuda", None))
-    monkeypatch.setattr(trt_backend, "find_spec", lambda _: True)
     assert "has no fp32 engines; build engines" in str(trt_backend.unavailable("cuda", Bundle.open(bundle)))
     assert trt_backend.unavailable("cuda", Bundle.open(with_engines)) is None
     assert trt_backend.unavailable("cuda", None) is None
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "tensorrt is not installed (pip install 'img-deploy[gpu]')" in str(trt_backend.unavailable("cuda", None))
 
 
 def test_profiles_cover_every_size_and_buckets_stay_inside() -> None:
@@ -340,6 +338,18 @@ def test_profiles_cover_every_size_and_buckets_stay_inside() -> None:
                 assert profile_for(found, bucket) == (0 if batch == 1 else 1)
     with pytest.raises(BackendError, match="no profile of the engine takes 300 batch"):
         profile_for(found, {"batch": 300})
+
+
+def test_long_queries_run_alone() -> None:
+    """An engine would ask for a gigabyte of scratch memory for 64 queries of 128 words of 128 letters each, or refuse
+    the one long query that a network can take."""
+    found = profiles({"clips": 128, "words": 128, "chars": 128}, 64)
+    assert [most_samples(found, {"words": words, "chars": chars}) for words, chars in ((64, 32), (65, 8), (8, 33))] == [
+        64,
+        1,
+        1,
+    ]
+    assert profile_for(found, {"batch": 1, "words": 128, "chars": 128}) == 0
 
 
 def test_shapes_of_a_profile(with_engines: Path) -> None:

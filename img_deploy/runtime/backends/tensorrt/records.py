@@ -8,37 +8,51 @@ graph. A plan is opaque and trusted by TensorRT as code: nothing of it is read b
 import hashlib
 import json
 import platform
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
+from dataclasses import dataclass as plain_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from img_deploy.errors import BundleError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from img_deploy.errors import BundleError, validation_problems
 from img_deploy.runtime.backends.buckets import Range
+from img_deploy.runtime.backends.tensorrt.edition import EDITIONS, FULL, Edition, version_numbers
 from img_deploy.runtime.bundle import Bundle
 
 ENGINES = "engines"
 RECORD_SCHEMA = 1
-HARDWARE = ("same_gpu", "same_capability", "ampere_plus")
+Where = Literal["same_gpu", "same_capability", "ampere_plus"]
 """Where an engine may run: the model of GPU it was built on, any of its compute capability, any from Ampere on."""
+HARDWARE: tuple[str, ...] = get_args(Where)
 
 
-@dataclass(frozen=True)
+def _ascending(sizes: Range) -> Range:
+    if not 0 < sizes[0] <= sizes[1] <= sizes[2]:
+        raise ValueError(f"sizes {list(sizes)} do not ascend")
+    return sizes
+
+
+Sizes = Annotated[Range, AfterValidator(_ascending)]
+
+
+@plain_dataclass(frozen=True)
 class TrtMachine:
     """What an engine has to fit."""
 
     tensorrt: str
     """Version, e.g. ``11.4.0.106``."""
     gpu: str
-    """Name as CUDA gives it."""
+    """Name as CUDA gives it; empty for any of its compute capability."""
     capability: str
     """Compute capability, e.g. ``9.0``."""
     platform: str = field(default_factory=lambda: this_platform())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class EngineRecord:
     """What is known of one plan."""
 
@@ -48,24 +62,28 @@ class EngineRecord:
     gpu: str
     capability: str
     platform: str
-    hardware: str
+    hardware: Where
     version_compatible: bool
-    profiles: tuple[Mapping[str, Range], ...]
+    profiles: Annotated[tuple[dict[str, Sizes], ...], Field(min_length=1)]
     """Per profile, axis -> its sizes."""
     onnx_sha256: str
     """Of the bundle's ONNX file it was built from."""
     ptx_sha256: str
     """Over the PTX of all its plugins; empty without plugins."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     """What else the build was told: optimisation level, workspace."""
-    plugins: Mapping[str, str] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
     """Layer -> plugin."""
     layers: tuple[str, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Names, where the engine could be opened after its build."""
+    inputs: dict[str, str] = field(default_factory=dict)
     """Input -> element type."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     """That the build took."""
+    edition: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
+    verified: bool = True
+    """Whether it was run and compared with the eager network, which takes a GPU that it fits."""
     schema: int = RECORD_SCHEMA
 
     @property
@@ -73,7 +91,13 @@ class EngineRecord:
         """Differs for engines that cannot stand in for each other."""
         parts = [self.tensorrt, self.gpu, self.capability, self.platform, self.hardware, self.version_compatible]
         parts += [[dict(profile) for profile in self.profiles], self.onnx_sha256, self.ptx_sha256, dict(self.settings)]
+        parts += [] if self.edition == FULL.name else [self.edition]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def where(self) -> str:
+        """The GPU it is for, in words: ``NVIDIA H200`` or ``sm89``."""
+        return self.gpu or sm_name(self.capability)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -82,32 +106,24 @@ class EngineRecord:
     def read(cls, path: Path) -> "EngineRecord":
         """Raises BundleError: no record, damaged, or newer than this program."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] > RECORD_SCHEMA:
-                raise BundleError(
-                    f"{path}: got schema {content['schema']}, this program reads up to {RECORD_SCHEMA}; update it"
-                )
-            return _record(content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BundleError(f"{path}: not a record of an engine ({error}); build the engine again") from None
+            text = path.read_bytes()
+            schema = json.loads(text)["schema"]
+            if type(schema) is int and schema > RECORD_SCHEMA:
+                raise BundleError(f"{path}: got schema {schema}, this program reads up to {RECORD_SCHEMA}; update it")
+            return _adapter().validate_json(text)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            why = validation_problems(error) if isinstance(error, ValidationError) else error
+            raise BundleError(f"{path}: not a record of an engine ({why}); build the engine again") from None
 
 
-def _record(content: dict[str, Any]) -> EngineRecord:
-    values = {each.name: content[each.name] for each in fields(EngineRecord)}
-    if unknown := set(content) - set(values):
-        raise ValueError(f"unknown fields {sorted(unknown)}")
-    values["profiles"] = tuple({axis: _range(sizes) for axis, sizes in each.items()} for each in values["profiles"])
-    values["layers"] = tuple(values["layers"])
-    if values["hardware"] not in HARDWARE or not values["profiles"]:
-        raise ValueError("hardware or profiles")
-    return EngineRecord(**values)
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[EngineRecord]:
+    return TypeAdapter(EngineRecord)
 
 
-def _range(sizes: Sequence[int]) -> Range:
-    least, best, most = (int(size) for size in sizes)
-    if not 0 < least <= best <= most:
-        raise ValueError(f"sizes {list(sizes)}")
-    return least, best, most
+def sm_name(capability: str) -> str:
+    """``8.9`` -> ``sm89``."""
+    return f"sm{capability.replace('.', '')}"
 
 
 def this_platform() -> str:
@@ -124,16 +140,17 @@ def misfits(record: EngineRecord, machine: TrtMachine, onnx_sha256: str) -> list
         onnx_sha256: of the ONNX graph that the bundle holds now.
     """
     found = []
+    title = EDITIONS[record.edition].title
     if record.platform != machine.platform:
         found.append(f"built on {record.platform}, this is {machine.platform}")
     built, here = version_numbers(record.tensorrt), version_numbers(machine.tensorrt)
     if record.version_compatible:
         if built[0] != here[0] or built > here:
             found.append(
-                f"built with TensorRT {record.tensorrt} for that and later {built[0]}.x, here is {machine.tensorrt}"
+                f"built with {title} {record.tensorrt} for that and later {built[0]}.x, here is {machine.tensorrt}"
             )
     elif built != here:
-        found.append(f"built with TensorRT {record.tensorrt}, here is {machine.tensorrt}")
+        found.append(f"built with {title} {record.tensorrt}, here is {machine.tensorrt}")
     found += _gpu_misfits(record, machine)
     if record.onnx_sha256 != onnx_sha256:
         found.append("built from another ONNX graph than the bundle holds")
@@ -152,18 +169,7 @@ def _gpu_misfits(record: EngineRecord, machine: TrtMachine) -> list[str]:
     return []
 
 
-def version_numbers(version: str) -> tuple[int, ...]:
-    """``11.4.0.106`` -> (11, 4, 0, 106); what is no number (``.post1``) ends it."""
-    numbers = []
-    for part in version.split("."):
-        found = re.match(r"\d+", part)
-        if not found:
-            break
-        numbers.append(int(found[0]))
-    return tuple(numbers)
-
-
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class EngineFile:
     """An engine of a bundle: its record and, relative to the bundle, its plan."""
 
@@ -171,8 +177,13 @@ class EngineFile:
     plan: str
 
 
-def engine_files(bundle: Bundle, graph: str, precision: str | None = None) -> list[EngineFile]:
-    """The engines that a bundle lists for a graph. Raises BundleError: a record is missing or damaged."""
+def engine_files(
+    bundle: Bundle, graph: str, precision: str | None = None, edition: Edition | None = None
+) -> list[EngineFile]:
+    """The engines that a bundle lists for a graph, of one edition or of both.
+
+    Raises BundleError: a record is missing or damaged.
+    """
     listed = bundle.manifest.engines.get(precision or bundle.manifest.precision, {})
     names = listed.get(graph, []) if isinstance(listed, dict) else []
     found = []
@@ -180,11 +191,14 @@ def engine_files(bundle: Bundle, graph: str, precision: str | None = None) -> li
         record = EngineRecord.read(bundle.file(name))
         if record.graph != graph:
             raise BundleError(f"{bundle.folder / name}: is of {record.graph}, listed for {graph}; build it again")
-        found.append(EngineFile(record, f"{name.removesuffix('.json')}.plan"))
+        if edition is None or record.edition == edition.name:
+            found.append(EngineFile(record, f"{name.removesuffix('.json')}.plan"))
     return found
 
 
-def fitting_engine(bundle: Bundle, graph: str, machine: TrtMachine) -> tuple[EngineFile | None, list[str]]:
+def fitting_engine(
+    bundle: Bundle, graph: str, machine: TrtMachine, edition: Edition
+) -> tuple[EngineFile | None, list[str]]:
     """The first engine of a graph that a machine can run, and why the others do not fit.
 
     Raises:
@@ -193,7 +207,7 @@ def fitting_engine(bundle: Bundle, graph: str, machine: TrtMachine) -> tuple[Eng
     manifest = bundle.manifest
     onnx_sha256 = manifest.files[manifest.graphs[manifest.precision][graph]]
     reasons: list[str] = []
-    for engine in engine_files(bundle, graph):
+    for engine in engine_files(bundle, graph, edition=edition):
         wrong = misfits(engine.record, machine, onnx_sha256)
         if not wrong:
             return engine, reasons

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from img_deploy.errors import BackendError, one_line
 from img_deploy.model.graphs import TensorSpec
-from img_deploy.runtime.backends.buckets import Bucket, shape_range
+from img_deploy.runtime.backends.buckets import Bucket, shape_range, sizes_of
+from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.graph_cache import GraphCache
-from img_deploy.runtime.backends.padded import Arrays, run_padded
+from img_deploy.runtime.backends.padded import Arrays, parts_of, run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.tensorrt.engine import OpenEngine
-from img_deploy.runtime.backends.tensorrt.profiles import ladders, profile_for
+from img_deploy.runtime.backends.tensorrt.profiles import ladders, most_samples, profile_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,9 @@ class EngineRunner:
         Raises:
             BackendError: inputs that do not fit the graph or the engine's profiles, or a run that failed.
         """
-        return run_padded(self.engine.spec, self._ladders, feeds, self._runs.get)
+        spec = self.engine.spec
+        most = most_samples(self.engine.record.profiles, sizes_of(spec, feeds))
+        return run_padded(spec, self._ladders, feeds, self._runs.get, parts_of(most))
 
     def wait(self) -> None:
         """Until everything on the stream is done. Raises BackendError where it failed."""
@@ -96,7 +99,7 @@ class EngineRunner:
         """What went wrong, and what TensorRT said; the runner is not to be used again."""
         self.broken = True
         said = self.engine.logger.last() if said is None else said
-        return BackendError(f"backend {self.engine.edition}: {self.engine.spec.name} {what}{said}")
+        return BackendError(f"backend {self.engine.edition.name}: {self.engine.spec.name} {what}{said}")
 
 
 class ContextRun:
@@ -134,6 +137,15 @@ class ContextRun:
             if not context.execute_async_v3(runner.stream.handle):
                 raise runner.error("could not be started")
 
+        no_graph = f"{runner.engine.spec.name}: no CUDA graph"
+        if runner.engine.cache is not None:  # the library captures itself
+            if not context.is_stream_capturable(runner.stream.handle):
+                runner.notes[no_graph] = f"{runner.engine.edition.title} cannot capture the engine's work"
+            with capturing:
+                enqueue()
+                runner.wait()
+            runner.engine.cache.save()
+            return enqueue
         enqueue()  # lets TensorRT and the driver load what they load late; a graph cannot hold that
         runner.wait()
         if not runner.graphs:
@@ -141,7 +153,7 @@ class ContextRun:
         try:
             return runner.stream.captured(enqueue)
         except RuntimeError as error:
-            runner.notes[f"{runner.engine.spec.name}: no CUDA graph"] = one_line(error, 200)
+            runner.notes[no_graph] = one_line(error, 200)
             return enqueue
 
     def _context(self) -> Any:
