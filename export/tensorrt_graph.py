@@ -58,9 +58,10 @@ def tensorrt_graph(
     import onnx.inliner
 
     model = onnx.load(path)
-    if not plugins:
-        return TensorRTGraph(onnx.inliner.inline_local_functions(model).SerializeToString(), ())
     values = _values(model, limits)
+    if not plugins:
+        _loop_gru(model, values)
+        return TensorRTGraph(onnx.inliner.inline_local_functions(model).SerializeToString(), ())
     _split_gru(model, values)
     attributes = {**NODE_ATTRIBUTES, "aot": 0 if references else 1}
     found = [_plugin_node(node, values, path, attributes) for node in model.graph.node if _becomes_plugin(node)]
@@ -135,6 +136,25 @@ def _split_gru(model: "onnx.ModelProto", values: _Values) -> None:
         weight = values.get(node.input[3], ("", ()))[1] if node.op_type.startswith(GRU_NODE) else ()
         if weight and weight[-1] <= _LARGEST_HIDDEN:
             nodes += _gru_parts(model, node, values)
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _loop_gru(model: "onnx.ModelProto", values: _Values) -> None:
+    """Each GRU layer becomes one loop of standard ops."""
+    import onnx
+
+    from img_deploy.export.gru_loop import gru_loop
+
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.domain == DOMAIN and node.op_type.startswith(GRU_NODE):
+            kind, (stacks, _directions, _rows, hidden) = values[node.input[3]]
+            made = gru_loop(node, onnx.TensorProto.DataType.Value(kind), stacks, hidden)
+            nodes += made.nodes
+            model.graph.initializer.extend(made.constants)
         else:
             nodes.append(node)
     del model.graph.node[:]
