@@ -1,6 +1,5 @@
 """Which backend answers, and what is said of the others."""
 
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ import pytest
 from img_deploy.errors import BackendError, BundleError, InputError
 from img_deploy.runtime.backends import choose as choosing
 from img_deploy.runtime.backends.choose import Entry, backend_names, choose, grouped, survey
-from img_deploy.runtime.bundle import Bundle, write_manifest
+from img_deploy.runtime.bundle import Bundle
 
 
 class Fake:
@@ -96,7 +95,7 @@ def test_survey_asks_every_entry(registry):
 
 def test_the_real_registry(bundles):
     """A bundle with weights alone would not run, or its ONNX graphs would be missed too late."""
-    assert backend_names() == ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    assert backend_names() == ["tensorrt", "tensorrt-rtx", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     bundle = Bundle.open(bundles["tiny_vlm"])
     out = {entry.label: why for entry, why in survey(bundle)}
     assert out["torch:cpu"] is None
@@ -106,13 +105,9 @@ def test_the_real_registry(bundles):
         choose(bundle, "onnxruntime:cpu")
 
 
-def test_packages_of_an_earlier_version_are_not_used(exported, tmp_path, run_cli):
+def test_packages_of_an_earlier_version_are_not_used(golden, run_cli):
     """An old bundle would not open any more, or its packages lie there for ever without a word."""
-    folder = shutil.copytree(exported("tiny_glove"), tmp_path / "deploy")
-    for name in ("packages.json", "grounder.pt2"):
-        (folder / "aoti/cpu/fp32").mkdir(parents=True, exist_ok=True)
-        (folder / "aoti/cpu/fp32" / name).write_bytes(b"old")
-    write_manifest(folder, Bundle.open(folder).manifest)
+    folder = golden / "bundle_of_0.1" / "bundle"
     note = "aoti: its packages in this bundle are no longer used"
     for name in ("auto", "onnxruntime"):
         assert str(choose(Bundle.open(folder), name)).count(note) == 1
@@ -128,13 +123,13 @@ def test_choosing_loads_no_framework():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
         "from img_deploy import hardware\n"
-        "from img_deploy.runtime.backends import choose, base\n"
+        "from img_deploy.runtime.backends import choose, protocol\n"
         "print(choose.backend_names(), hardware.cuda_devices() >= 0, hardware.usable_cpus() > 0)\n"
         "print([why for entry, why in choose.survey() if entry.device == 'cpu'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = ["tensorrt", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
+    names = ["tensorrt", "tensorrt-rtx", "triton", "onnxruntime", "torch", "onnxruntime-tensorrt"]
     assert done.stdout.splitlines()[0] == f"{names} True True"
     assert "onnxruntime is not installed" in done.stdout
     assert "torch is not installed" in done.stdout
