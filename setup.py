@@ -11,5 +11,5 @@ for folder in FOLDERS:
 setup(
     packages=packages,
     package_dir={"img_deploy": "img_deploy", **{f"img_deploy.{folder}": folder for folder in FOLDERS}},
-    package_data={"": ["*.json", "py.typed"], "img_deploy.server": ["page/*"]},
+    package_data={"": ["*.json", "py.typed"], "img_deploy.server.page": ["*.html", "*.css", "*.js"]},
 )

@@ -192,7 +192,7 @@ def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
 
 def _offer_page(app: FastAPI) -> None:
     for path, (name, kind) in PAGE.items():
-        content = (files("img_deploy.server") / "page" / name).read_bytes()
+        content = (files("img_deploy.server.page") / name).read_bytes()
         reply = Response(content, media_type=kind, headers={"Content-Security-Policy": POLICY})
         app.add_api_route(path, lambda reply=reply: reply, include_in_schema=False)
 
