@@ -1,6 +1,5 @@
 """One run of the study: train, then score the best checkpoint by what decides each query."""
 
-import argparse
 import json
 import math
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from img_deploy.benchmarks.environment import environment
-from img_deploy.benchmarks.learning.plan import SHARES, Places, Run, planned, train_config
+from img_deploy.benchmarks.learning.plan import SHARES, Places, Run, train_config
+from img_deploy.files import write_text
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.answers import Answers, answers_of_network
@@ -94,21 +94,8 @@ def _chance(facts: list[SyntheticQuery], inside: Any, name: str) -> dict[str, An
     return {"chance": summarise(np.concatenate(ious))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("slug")
-    parser.add_argument("--steps", type=int, required=True)
-    given = parser.parse_args()
-    places = Places(given.work)
-    run = next(run for run in planned() if run.slug == given.slug)
-    result = measure(run, places, given.steps)
+def measure_and_keep(run: Run, places: Places, steps: int) -> None:
+    """:func:`measure`, its result written to the study's folder."""
     file = places.result(run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**result, "steps": given.steps}, indent=1), "utf-8")
-    temporary.replace(file)
-
-
-if __name__ == "__main__":
-    main()
+    write_text(file, json.dumps({**measure(run, places, steps), "steps": steps}, indent=1))

@@ -13,7 +13,9 @@ from img_deploy.benchmarks.learning import tables
 from img_deploy.benchmarks.learning.pictures import draw_heads, draw_history, draw_noise
 from img_deploy.benchmarks.learning.plan import Places
 from img_deploy.benchmarks.learning.results import Result, Results
+from img_deploy.benchmarks.page import json_text
 from img_deploy.errors import InputError
+from img_deploy.files import write_text
 
 PAGE, FIGURES, PICTURES = "learning.md", "learning.json", "images"
 
@@ -50,8 +52,8 @@ def write_report(places: Places, docs: Path, commit: str | None = None) -> list[
         draw_history(results, images / "learning-history.png"),
     ]
     figures = {run.slug: _short(result) for run, result in results.results.items()}
-    (docs / FIGURES).write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    page.write_text(text, "utf-8")
+    write_text(docs / FIGURES, json_text(figures))
+    write_text(page, text)
     return [page, docs / FIGURES, *drawn]
 
 
@@ -65,7 +67,7 @@ def fill(text: str, blocks: dict[str, list[str]], page: Path) -> str:
         place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not place.search(text):
             raise InputError(f"{page}: got no '<!-- {name} -->' ... '<!-- end -->', expected a place for the table")
-        body = "\n".join(lines) + "\n"
+        body = "\n".join(lines).rstrip() + "\n"
         text = place.sub(lambda found, body=body: found[1] + body + found[2], text)  # type: ignore[misc]
     return text
 

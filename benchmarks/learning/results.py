@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,12 @@ class Figure:
 
     values: tuple[float, ...]
     """One per seed that was run; none where nothing was."""
+    seeds: tuple[int, ...] = ()
+    """Whose the values are, where that is known."""
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        return dict(zip(self.seeds, self.values, strict=True))
 
     @property
     def mean(self) -> float:
@@ -72,7 +78,9 @@ class Results:
 
     def figure(self, read: Callable[[Result], float | None], name: str = "full", share: float = 0.0) -> Figure:
         """A quantity of every result of one kind; results that lack it are left out."""
-        return _figure(read(result) for result in self.of(name, share))
+        read_ones = zip(self.seeds(name, share), map(read, self.of(name, share)), strict=True)
+        found = {seed: value for seed, value in read_ones if value is not None and not math.isnan(value)}
+        return Figure(tuple(found.values()), tuple(found))
 
     def score(self, group: str, head: str, metric: str, name: str = "full", share: float = 0.0) -> Figure:
         """A head's score on a group of test queries, in percent."""
@@ -120,7 +128,3 @@ def _ceiling(groups: dict[str, Any]) -> float | None:
     decided = sum(groups.get(name, {}).get("queries", 0) for name in counted)
     whole = groups["all"]["queries"]
     return float(100 * (decided + (whole - decided) / 2) / whole)
-
-
-def _figure(values: Iterable[float | None]) -> Figure:
-    return Figure(tuple(value for value in values if value is not None and not math.isnan(value)))

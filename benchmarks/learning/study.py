@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
@@ -24,8 +25,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="steps per run")
     parser.add_argument("--docs", type=Path, help="bring learning.md in this folder up to the results, and leave")
     parser.add_argument("--commit", help="with --docs: of the runs, where they were not made in a checkout")
+    parser.add_argument("--run", help="make this one run alone, by its name in the folder of results")
     given = parser.parse_args()
     places = Places(given.work)
+    if given.run is not None:
+        from img_deploy.benchmarks.learning.measure import measure_and_keep
+
+        measure_and_keep(next(run for run in planned() if run.slug == given.run), places, given.steps)
+        return
     if given.docs is not None:
         from img_deploy.benchmarks.learning.report import write_report
 
@@ -48,31 +55,21 @@ def generate(places: Places) -> None:
 
 
 def run_all(places: Places, jobs: int, steps: int) -> int:
-    """All runs without a result, ``jobs`` at a time; returns how many failed."""
-    waiting = [run for run in planned() if not places.result(run).exists()]
-    running: dict[Run, subprocess.Popen[bytes]] = {}
-    failed = 0
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            run = waiting.pop(0)
-            running[run] = _start(run, places, steps)
-        time.sleep(1)
-        for run in [run for run, process in running.items() if process.poll() is not None]:
-            code = running.pop(run).returncode
-            failed += code != 0
-            print(
-                f"{time.strftime('%H:%M:%S')} {run.slug}: {'done' if code == 0 else f'failed with {code}'}", flush=True
-            )
-    return failed
+    """All runs without a result, ``jobs`` at a time, each in a process of its own; returns how many failed."""
 
+    def in_a_process(run: Run) -> bool:
+        log = places.work / "logs" / f"{run.slug}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        module = "img_deploy.benchmarks.learning.study"
+        command = [sys.executable, "-m", module, str(places.work), "--steps", str(steps), "--run", run.slug]
+        with log.open("wb") as output:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
+        print(f"{time.strftime('%H:%M:%S')} {run.slug}: {f'failed with {code}' if code else 'done'}", flush=True)
+        return bool(code)
 
-def _start(run: Run, places: Places, steps: int) -> subprocess.Popen[bytes]:
-    log = places.work / "logs" / f"{run.slug}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    module = "img_deploy.benchmarks.learning.measure"
-    command = [sys.executable, "-m", module, str(places.work), run.slug, "--steps", str(steps)]
-    with log.open("wb") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    with ThreadPoolExecutor(jobs) as pool:
+        return sum(pool.map(in_a_process, (run for run in planned() if not places.result(run).exists())))
 
 
 if __name__ == "__main__":

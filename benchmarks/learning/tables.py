@@ -1,9 +1,8 @@
 """The tables of docs/learning.md, in Markdown, and the claims that they are held against."""
 
-from collections.abc import Callable, Sequence
-
 from img_deploy.benchmarks.learning.plan import ABLATIONS, GRANULARITIES, SEEDS, SHARES, TRAINED_SHARES
 from img_deploy.benchmarks.learning.results import Figure, Results
+from img_deploy.benchmarks.page import table
 
 LOOK_ALIKE, SILENT, OWN, SIGHT = "look-alike, sound decides", "silent action", "own look and sound", "sight can answer"
 GROUPS = ("all", LOOK_ALIKE, SILENT, OWN, SIGHT, "audio is noise", "no audio")
@@ -17,17 +16,17 @@ NOISE = 2.0
 def claims(results: Results) -> list[str]:
     """What a trained network must show, what was asked of it, what it shows, and whether that is enough."""
     r5, r7 = (results.score("all", "fused", metric) for metric in ("R1@0.5", "R1@0.7"))
-    gain = _difference(results, LOOK_ALIKE)
-    silent = _difference(results, SILENT)
-    sight = _difference(results, SIGHT)
-    alone = _difference(results, SIGHT, "no distillation")
-    extra = _paired(results, lambda group, name: results.score(group, "visual", "R1@0.5", name))
-    weight = Figure(
-        tuple(
-            a - b for a, b in zip(results.importance(LOOK_ALIKE).values, results.importance(SILENT).values, strict=True)
-        )
-    )
-    fall = _fall(results)
+
+    def lead(group: str, name: str = "full") -> Figure:
+        """Fused minus visual head."""
+        return _minus(*(results.score(group, head, "R1@0.5", name).by_seed for head in ("fused", "visual")))
+
+    gain, silent, sight = (lead(group) for group in (LOOK_ALIKE, SILENT, SIGHT))
+    alone = lead(SIGHT, "no distillation")
+    distilled = (results.score(SIGHT, "visual", "R1@0.5", name) for name in ("full", "no distillation"))
+    extra = _minus(*(figure.by_seed for figure in distilled))
+    weight = _minus(*(results.importance(group).by_seed for group in (LOOK_ALIKE, SILENT)))
+    fall = _minus(*(results.importance("all", "full", share).by_seed for share in (0.0, 1.0)))
     rows = [
         ("fused head, R@1 at IoU 0.5", "at least 95", r5, r5.mean >= 95, 1),
         ("fused head, R@1 at IoU 0.7", "at least 90", r7, r7.mean >= 90, 1),
@@ -39,7 +38,7 @@ def claims(results: Results) -> list[str]:
         ("the same without distillation", "more than with it", alone, alone.mean > sight.mean, 1),
         ("where sight can answer: visual head, gain by distillation", "above 0", extra, extra.mean > 0, 1),
     ]
-    return framed(
+    return table(
         ("what", "asked", "found: mean (least to greatest)", "by seed", ""),
         [
             (what, asked, found.text(digits), _each(found, digits), _verdict(found, met))
@@ -60,7 +59,7 @@ def heads(results: Results) -> list[str]:
         rows.append((group, _count(results.queries(group)), *cells, importance.text(2) if importance.values else "-"))
     chance = [results.chance(metric).text() for metric in ("R1@0.7", "R1@0.5")]
     rows.append(("chance: another query's moment", _count(results.queries("all")), *chance, "", "", ""))
-    return framed(names, rows)
+    return table(names, rows)
 
 
 def noise(results: Results) -> list[str]:
@@ -75,7 +74,7 @@ def noise(results: Results) -> list[str]:
         rows.append((f"{share:.0%}", results.ceiling(share).text(), *cells, *[""] * (6 - len(cells))))
     tested, trained = "noise in the test: with predictor", "in training too: with predictor"
     head = ("share of noise", "ceiling", tested, "without", "importance", trained, "without", "importance")
-    return framed(head, rows)
+    return table(head, rows)
 
 
 def ablations(results: Results) -> list[str]:
@@ -92,17 +91,10 @@ def ablations(results: Results) -> list[str]:
         ]
         steps = results.figure(lambda result: first_step(result, "fused", 90.0), name)
         rows.append((name, _seeds(results, name), *(cell.text() for cell in cells), steps.text(0)))
-    return framed(
+    return table(
         (
-            "network",
-            "seeds",
-            "fused R@1 0.5",
-            "fused R@1 0.7",
-            "fused, look-alike",
-            "visual R@1 0.5",
-            "visual, sight can answer",
-            "fused, sight can answer",
-            "steps to 90",
+            *("network", "seeds", "fused R@1 0.5", "fused R@1 0.7", "fused, look-alike", "visual R@1 0.5"),
+            *("visual, sight can answer", "fused, sight can answer", "steps to 90"),
         ),
         rows,
     )
@@ -114,31 +106,9 @@ def first_step(result: dict[str, object], head: str, score: float) -> float | No
     return next((float(row["step"]) for row in history if row[f"{head}/R1@0.5"] >= score), None)
 
 
-def framed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table of Markdown."""
-    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
-    return [f"| {line} |" for line in lines]
-
-
-def _difference(results: Results, group: str, name: str = "full") -> Figure:
-    """Fused minus visual head, R@1 at 0.5, seed by seed."""
-    fused, visual = (results.score(group, head, "R1@0.5", name) for head in ("fused", "visual"))
-    return Figure(tuple(a - b for a, b in zip(fused.values, visual.values, strict=True)))
-
-
-def _paired(results: Results, read: Callable[[str, str], Figure]) -> Figure:
-    """With minus without distillation on queries that sight can answer, over the seeds that have both."""
-    found = [dict(zip(results.seeds(n), read(SIGHT, n).values, strict=True)) for n in ("full", "no distillation")]
-    return Figure(tuple(found[0][seed] - found[1][seed] for seed in sorted(set(found[0]) & set(found[1]))))
-
-
-def _fall(results: Results) -> Figure:
-    """Mean importance with real audio minus that of networks that met nothing but noise, by seed."""
-    shares = (0.0, 1.0)
-    found = [
-        dict(zip(results.seeds("full", s), results.importance("all", "full", s).values, strict=True)) for s in shares
-    ]
-    return Figure(tuple(found[0][seed] - found[1][seed] for seed in sorted(set(found[0]) & set(found[1]))))
+def _minus(first: dict[int, float], second: dict[int, float]) -> Figure:
+    """One quantity less another, seed by seed, over the seeds that have both."""
+    return Figure(tuple(first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())))
 
 
 def _verdict(found: Figure, met: bool) -> str:
