@@ -75,6 +75,11 @@ def fill(held: NDArray[Any], values: NDArray[Any]) -> None:
         if size < room:
             held[(*real, slice(size, None))] = 0
         real = (*real, slice(size))
+    if (held.dtype, values.dtype) == (np.float16, np.float32):
+        import torch  # NumPy converts number by number, thirty times as slow
+
+        torch.from_numpy(held[real]).copy_(torch.from_numpy(np.require(values, requirements="W")))
+        return
     with np.errstate(over="ignore"):  # beyond the range of fp16 is infinite
         np.copyto(held[real], values, casting="same_kind")
 
