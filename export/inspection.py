@@ -8,8 +8,9 @@ from typing import Any
 from img_deploy.errors import BundleError, InputError
 from img_deploy.export.verify import Verification
 from img_deploy.model.config import ModelConfig
-from img_deploy.model.graphs import TensorSpec, graph_specs
+from img_deploy.model.graphs import GRAPH_NAMES, TensorSpec, graph_specs
 from img_deploy.runtime.backends.choose import has_packages
+from img_deploy.runtime.backends.tensorrt.records import engine_files
 from img_deploy.runtime.bundle import MANIFEST, Bundle
 
 Section = dict[str, Any]
@@ -95,9 +96,29 @@ def _bundle(path: Path) -> Inspection:
         "sha256": list(manifest.files.values()),
         "state": ["as listed" for _ in manifest.files],  # check_all raised otherwise
     }
-    return Inspection(
-        path, "bundle", sections, {"graphs": _graphs(manifest.model), "files": files}, _verification(bundle)
-    )
+    tables = {"graphs": _graphs(manifest.model), **_engines(bundle), "files": files}
+    return Inspection(path, "bundle", sections, tables, _verification(bundle))
+
+
+def _engines(bundle: Bundle) -> dict[str, dict[str, list[Any]]]:
+    """The table of a bundle's TensorRT engines; no table where it has none."""
+    precisions = bundle.manifest.engines
+    engines = [
+        each for precision in precisions for graph in GRAPH_NAMES for each in engine_files(bundle, graph, precision)
+    ]
+    if not engines:
+        return {}
+    records = [each.record for each in engines]
+    columns = {
+        "graph": [record.graph for record in records],
+        "precision": [record.precision for record in records],
+        "backend": [record.edition for record in records],
+        "version": [record.tensorrt for record in records],
+        "gpu": [record.where for record in records],
+        "bytes": [(bundle.folder / each.plan).stat().st_size for each in engines],
+        "state": ["verified" if record.verified else "not run yet" for record in records],
+    }
+    return {"engines": columns}
 
 
 def _verification(bundle: Bundle) -> Verification | None:
