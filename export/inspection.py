@@ -102,9 +102,11 @@ def _bundle(path: Path) -> Inspection:
 
 def _engines(bundle: Bundle) -> dict[str, dict[str, list[Any]]]:
     """The table of a bundle's TensorRT engines; no table where it has none."""
-    precisions = bundle.manifest.engines
     engines = [
-        each for precision in precisions for graph in GRAPH_NAMES for each in engine_files(bundle, graph, precision)
+        each
+        for precision in bundle.manifest.engines
+        for graph in GRAPH_NAMES
+        for each in engine_files(bundle, graph, precision)
     ]
     if not engines:
         return {}
