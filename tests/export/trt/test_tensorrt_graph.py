@@ -92,6 +92,49 @@ def test_the_gru_becomes_a_product_and_the_plugin_of_its_loop(
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("storage", "tolerance"), [(np.float32, 1e-5), (np.float16, 2e-3)])
+@pytest.mark.parametrize("clips", [1, 7, 8, 9, 31])
+def test_the_gru_as_one_loop_answers_as_the_reference(
+    clips: int, storage: Any, tolerance: float, session_of: Callable[[bytes], Callable]
+) -> None:
+    """Chunks of steps would lose the last ones, a reversed direction begin in the padding, or stacks meet each other's
+    weights, and only a card would show it."""
+    import torch
+
+    from img_deploy.export.gru_loop import gru_loop
+    from img_deploy.kernels.bigru.reference import bigru
+
+    rng = np.random.default_rng(clips)
+    model = gru_model(rng)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(storage))
+    weights = [onnx.numpy_helper.to_array(each).astype(storage) for each in model.graph.initializer]
+    made = gru_loop(model.graph.node[0], kind, STACKS, HIDDEN)
+    named = [onnx.numpy_helper.from_array(*pair) for pair in zip(weights, model.graph.node[0].input[2:], strict=True)]
+    inputs = [
+        helper.make_tensor_value_info("x", kind, [STACKS, "batch", "clips", WIDTH]),
+        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", kind, [STACKS, "batch", "clips", 2 * HIDDEN])]
+    graph = helper.make_graph(made.nodes, "gru", inputs, outputs, [*named, *made.constants])
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(whole, full_check=True)
+    x = rng.standard_normal((STACKS, 4, clips, WIDTH)).astype(storage)
+    lengths = np.array([clips, 0, 1, max(1, clips // 2)], np.int32)
+    found = session_of(whole.SerializeToString())({"x": x, "lengths": lengths})["y"]
+    exact = [torch.from_numpy(each.astype(np.float32)) for each in (x, *weights)]
+    wanted = bigru(exact[0], torch.from_numpy(lengths), *exact[1:]).numpy()
+    np.testing.assert_allclose(found.astype(np.float32), wanted, atol=tolerance)
+
+
+def test_the_nodes_of_a_bundle_become_loops_without_plugins(tmp_path: Path) -> None:
+    """TensorRT would run each stack as a loop of its own, a kernel or more for every op of every step."""
+    onnx.save(gru_model(np.random.default_rng(5)), tmp_path / "gru.onnx")
+    made = onnx.load_from_string(tensorrt_graph(tmp_path / "gru.onnx", LIMITS, plugins=False).model)
+    ops = [node.op_type for node in made.graph.node]
+    assert ops.count("Scan") == 1
+    assert "GRU" not in ops
+
+
 def test_a_gru_too_large_for_its_kernel_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine would be refused, where a loop of TensorRT's own would do."""
     monkeypatch.setattr("img_deploy.export.tensorrt_graph._LARGEST_HIDDEN", HIDDEN - 1)
