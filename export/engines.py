@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from img_deploy.errors import BackendError, InputError, VerificationError
 from img_deploy.export.engine_from_onnx import BuiltEngine, Target, engine_from_onnx
@@ -166,7 +166,7 @@ class _Job:
     def engine(self, graph: str, spec: GraphSpec, target: Target, rebuild: bool) -> EngineReport:
         """Build one engine into the copy; nothing is listed yet."""
         onnx = self.bundle.graph(graph, self.precision)
-        sizes = profiles(dict(self.bundle.manifest.limits), self.options.max_batch)
+        sizes = profiles(cast("dict[str, int]", self.bundle.manifest.limits), self.options.max_batch)
         most = {axis: max(profile[axis][2] for profile in sizes) for axis in sizes[0]}
         prepared = tensorrt_graph(onnx, most, self._plugins(target.edition), self.options.references)
         record = self._record(graph, sha256(onnx), self._compiled(prepared, target), sizes, target)

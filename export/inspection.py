@@ -111,7 +111,7 @@ def _engines(bundle: Bundle) -> dict[str, dict[str, list[Any]]]:
     if not engines:
         return {}
     records = [each.record for each in engines]
-    columns = {
+    columns: dict[str, list[Any]] = {
         "graph": [record.graph for record in records],
         "precision": [record.precision for record in records],
         "backend": [record.edition for record in records],

@@ -6,7 +6,7 @@ a GPU; the binding, padding and cutting are the same on a CPU and tested there.
 
 from contextlib import nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class OrtGpuBackend(OrtBackend):
         super().__init__(bundle, device, threads)
         self._specs = graph_specs(bundle.manifest.model)
         self._graphs = dict.fromkeys(self._specs, graphs and device == "cuda")
-        self._ladders = Ladders.up_to(bundle.manifest.limits, MOST_SAMPLES)
+        self._ladders = Ladders.up_to(cast("dict[str, int]", bundle.manifest.limits), MOST_SAMPLES)
         self._bound: dict[str, GraphCache[Bucket, BoundRun]] = {}
         self._busy = {graph: Lock() for graph in self._specs}
         self._numbers = 0

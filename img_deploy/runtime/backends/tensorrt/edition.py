@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from img_deploy.errors import BackendError, one_line
 
@@ -12,7 +12,7 @@ from img_deploy.errors import BackendError, one_line
 class Edition:
     """One of them."""
 
-    name: str
+    name: Literal["tensorrt", "tensorrt-rtx"]
     """Of its backend, its target of ``export``, and its engines in a bundle."""
     title: str
     modules: tuple[str, ...]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -84,7 +84,9 @@ def open_backend(device: str, bundle: "Bundle", threads: int | None) -> "TritonB
         stream = CaptureStream()
         return lambda spec, bucket: CapturedRun(packed, spec, bucket, stream)
 
-    backend = TritonBackend(packed, dict(bundle.manifest.limits), on_new_stream, torch.cuda.empty_cache)
+    backend = TritonBackend(
+        packed, cast("dict[str, int]", bundle.manifest.limits), on_new_stream, torch.cuda.empty_cache
+    )
     backend.run_smallest()
     return backend
 
