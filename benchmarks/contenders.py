@@ -39,6 +39,9 @@ class ClockedBackend:
         self.spent += watch.lap()
         return out
 
+    def notes(self) -> dict[str, str]:
+        return self._backend.notes()
+
     def close(self) -> None:
         self._backend.close()
 
@@ -87,6 +90,10 @@ class Contender:
         times["ground"] = self._clock.spent
         times["decode"] = whole - self._clock.spent
         return answers, times
+
+    def notes(self) -> list[str]:
+        """What did not go as the backend planned, a line each."""
+        return [f"{self.label}: {what} ({why})" for what, why in self._clock.notes().items()]
 
     def close(self) -> None:
         self.predictor.close()

@@ -51,6 +51,8 @@ class Profile:
     starts: tuple[StartResult, ...]
     out: dict[str, str]
     """Backends that were left out -> why."""
+    told: tuple[str, ...] = ()
+    """What did not go as the backends planned, such as a CUDA graph that could not be captured."""
     neighbours: float | None = None
     """Cores that other programs kept busy meanwhile, on average; None where the system does not say."""
 
@@ -76,6 +78,7 @@ class Profile:
     def notes(self) -> list[str]:
         """What a reader of the figures should know, a line each."""
         notes = [f"{label} was left out: {why}" for label, why in self.out.items()]
+        notes += self.told
         others, cpus = self.neighbours, self.where["machine"]["cpus"]
         if others is not None and others > BUSY * cpus:
             notes.append(
@@ -133,6 +136,7 @@ def measure_lineup(
         cases = measure(
             lineup, workload, grid, options.effort, lambda batch, clips: on_step(f"batch {batch}, {clips} clips", total)
         )
+        told = tuple(line for one in lineup.contenders for line in one.notes())
     finally:
         lineup.close()
     starts = []
@@ -148,6 +152,7 @@ def measure_lineup(
         cases=tuple(cases),
         starts=tuple(starts),
         out=lineup.out,
+        told=told,
         neighbours=neighbours.cores(),
     )
 

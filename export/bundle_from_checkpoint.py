@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from img_deploy.errors import FeatureError, InputError, VerificationError
 from img_deploy.export.engine_options import EngineOptions
@@ -11,7 +11,7 @@ from img_deploy.export.report import REPORT, failure, markdown
 from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.backends.tensorrt.edition import EDITIONS, RTX
-from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Manifest, replacing, write_manifest
+from img_deploy.runtime.bundle import VOCABULARY, WEIGHTS, Bundle, Limits, Manifest, replacing, write_manifest
 
 if TYPE_CHECKING:
     from img_deploy.export.engines import EngineReport
@@ -186,7 +186,7 @@ def _manifest(checkpoint: "Checkpoint", graphs: dict[str, dict[str, str]], optio
     return Manifest(
         config=checkpoint.config.as_dict(),
         features=checkpoint.features,
-        limits=limits(checkpoint.config),
+        limits=cast(Limits, limits(checkpoint.config)),
         graphs=graphs,
         noise_seed=checkpoint.noise_seed,
         precision=options.precisions[0],
