@@ -50,8 +50,8 @@ class PublishedGrounder(Grounder):
         clip_mask: Tensor,
         word_mask: Tensor,
     ) -> tuple[Tensor, ...]:
-        visual = self.visual.ask(visual_clips, visual_words, clip_mask, word_mask)
-        audio = self.audio.ask(audio_clips, audio_words, clip_mask, word_mask)
+        visual = self.visual.fuse_query(visual_clips, visual_words, clip_mask, word_mask)
+        audio = self.audio.fuse_query(audio_clips, audio_words, clip_mask, word_mask)
         fused, importance = self.fusion(visual, audio, clip_mask)
         start, end = self.predictor(fused, clip_mask)
         self.visual.predictor(visual, clip_mask)

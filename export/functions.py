@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-    from img_deploy.kernels.register import Op
+    from img_deploy.kernels.op import Op
 
-_TRACED_SIZES = {"batch": 3, "length": 11, "context": 5, "words": 5, "width": 7}
+_TRACED_SIZES = {"batch": 3, "length": 11, "context": 5, "words": 5, "width": 7, "chars": 6}
 """Of the free axes; none is 1, and none of one body alike."""
 
 _TORCH_DTYPES = {

@@ -168,23 +168,22 @@ def _gru_parts(model: "onnx.ModelProto", node: "onnx.NodeProto", values: _Values
     x, lengths, weight_ih, weight_hh, bias_ih, bias_hh = node.input
     storage, (stacks, _directions, rows, width) = values[weight_ih]
     prefix = f"{node.name or node.output[0]}/gates"
-    tall, row = f"{prefix}/weight_shape", f"{prefix}/bias_shape"
-    for name, shape in ((tall, [stacks, 1, 2 * rows, width]), (row, [stacks, 1, 1, 2 * rows])):
-        model.graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [4], shape))
+    tall = f"{prefix}/weight_shape"
+    shape = [stacks, 1, 2 * rows, width]
+    model.graph.initializer.append(helper.make_tensor(tall, onnx.TensorProto.INT64, [4], shape))
     parts = [
         helper.make_node("Reshape", [weight_ih, tall], [f"{prefix}/w"], f"{prefix}/reshape_weight"),
         helper.make_node("Transpose", [f"{prefix}/w"], [f"{prefix}/wt"], f"{prefix}/transpose", perm=[0, 1, 3, 2]),
-        helper.make_node("Reshape", [bias_ih, row], [f"{prefix}/b"], f"{prefix}/reshape_bias"),
-        helper.make_node("MatMul", [x, f"{prefix}/wt"], [f"{prefix}/product"], f"{prefix}/matmul"),
-        helper.make_node("Add", [f"{prefix}/product", f"{prefix}/b"], [f"{prefix}/sum"], f"{prefix}/add"),
+        helper.make_node("Transpose", [x], [f"{prefix}/x"], f"{prefix}/transpose_x", perm=[2, 0, 1, 3]),
+        helper.make_node("MatMul", [f"{prefix}/x", f"{prefix}/wt"], [f"{prefix}/product"], f"{prefix}/matmul"),
         helper.make_node(
             RECURRENCE_NODE,
-            [f"{prefix}/sum", lengths, weight_hh, bias_hh],
+            [f"{prefix}/product", lengths, weight_hh, bias_ih, bias_hh],
             list(node.output),
             node.name or node.output[0],
             domain=DOMAIN,
         ),
     ]
-    sizes = values[x][1] if x in values else (0, 0, 0, 0)
-    values[f"{prefix}/sum"] = (storage, (*sizes[:3], 2 * rows))
+    batch, length, *_ = values[x][1] if x in values else (0, 0, 0, 0)
+    values[f"{prefix}/product"] = (storage, (stacks, batch, length, 2 * rows))
     return parts

@@ -1,23 +1,27 @@
 """Ahead-of-time compilation of the Triton kernels, for GPUs this machine need not have, and what they cost there.
 
+``python -m img_deploy.kernels.aot`` prints registers, spills and shared memory of every kernel on every GPU.
+
 An op's ``kernel.py`` lists what to compile in ``AOT_CASES``. Pointer arguments are assumed aligned to 16 bytes, as
 allocations of PyTorch and TensorRT are. Triton is imported inside the functions: the package imports without it.
 """
 
+import argparse
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from img_deploy.kernels.dispatch import OP_NAMES
+from img_deploy.kernels.dtypes import PRECISIONS
 from img_deploy.kernels.tuning import LaunchConfig, config_of
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
-DTYPES = ("fp32", "fp16", "bf16")
+HEADER = ("op", "variant", "sizes", "dtype", "sm", "warps", "registers", "spill B", "shared B", "PTX", "scratch B")
 SHARED_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Shared memory one block may have, bytes, by compute capability (CUDA programming guide, technical specifications)."""
 
@@ -37,7 +41,7 @@ class AotCase:
     pointer that this case goes without, which is then no argument of the compiled kernel."""
     pointers: Mapping[str, str] = field(default_factory=dict)
     """Element types of pointers that are not of the storage dtype: ``{"mask_ptr": "i1", "lengths_ptr": "i32"}``."""
-    dtypes: tuple[str, ...] = DTYPES
+    dtypes: tuple[str, ...] = PRECISIONS
 
     def config(self, dtype: str, capability: int) -> LaunchConfig:
         return config_of(self.op, self.variant, dtype, capability=capability)
@@ -80,11 +84,6 @@ class Resources:
 def cases(op: str) -> tuple[AotCase, ...]:
     """What op ``op`` wants compiled."""
     return tuple(import_module(f"img_deploy.kernels.{op}.kernel").AOT_CASES)
-
-
-def with_kernel() -> list[str]:
-    """The ops that have a Triton kernel, in the order of ``OP_NAMES``."""
-    return [op for op in OP_NAMES if (Path(__file__).parent / op / "kernel.py").exists()]
 
 
 def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | None = None) -> Any:
@@ -149,3 +148,36 @@ def _resource_usage(cubin: bytes, capability: int) -> dict[str, int]:
     if not {"REG", "STACK", "LOCAL", "SHARED"} <= set(found):
         raise RuntimeError(f"cuobjdump printed no resource usage for sm_{capability}: {text.strip()!r}")
     return found
+
+
+def measure(ops: Iterable[str] = (), capabilities: Iterable[int] = CAPABILITIES) -> Iterator[Resources]:
+    """Compile every case of the ops (all of them without any) and yield what it uses, one by one."""
+    capabilities = tuple(capabilities)
+    for op in tuple(ops) or OP_NAMES:
+        for case in cases(op):
+            for dtype in case.dtypes:
+                for capability in capabilities:
+                    yield resources(case, dtype, capability)
+
+
+def row(used: Resources) -> tuple[str, ...]:
+    """One line of the table, in the order of ``HEADER``."""
+    values = (
+        *(used.op, used.variant, used.sizes, used.dtype, used.capability, used.num_warps),
+        *(used.registers, used.spill_bytes, used.shared_bytes, used.ptx_isa, used.scratch_bytes),
+    )
+    return tuple(str(value) for value in values)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compile the Triton kernels ahead of time and print what they use.")
+    parser.add_argument("ops", nargs="*", help=f"ops to compile (all of them without any): {', '.join(OP_NAMES)}")
+    parser.add_argument("--sm", nargs="*", type=int, default=list(CAPABILITIES), help="compute capabilities, e.g. 90")
+    options = parser.parse_args(arguments)
+    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    for used in measure(options.ops, options.sm):
+        print("| " + " | ".join(row(used)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,23 @@
-"""What a check of a kernel needs: its reference in float64, outputs that tell who wrote them, and a comparison."""
+"""What a check of a kernel needs: a tolerance, the reference in float64, outputs that tell who wrote them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from img_deploy.kernels.tolerance import Tolerance
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a kernel may be from the float64 reference, element by element:
+    ``|got - expected| <= absolute + relative * |expected|``."""
+
+    absolute: float
+    relative: float
+    reason: str
+    """One line: what rounds, and how often."""
 
 
 def in_float64(reference: Callable[..., Any], *args: Any) -> Any:

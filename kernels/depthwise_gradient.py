@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class DepthwiseFunction(torch.autograd.Function):
-    """:func:`img_deploy.kernels.pieces.depthwise_conv` tap by tap, ``bias`` None or [D]; once differentiable."""
+    """:func:`img_deploy.kernels.functional.depthwise_conv` tap by tap, ``bias`` None or [D]; once differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -12,6 +12,10 @@ OP_NAMES = (
     "local_fusion",
     "global_fusion",
     "query_attention",
+    "importance",
+    "gate",
+    "boundary_logits",
+    "word_embedding",
     "best_spans",
 )
 

@@ -66,14 +66,14 @@ def _compute_in_bfloat16() -> None:
 def kernels_on_cpu() -> Iterator[None]:
     """Context in which ops under ``use_ops`` call their kernels on CPU tensors too, which only an interpreter runs."""
     from img_deploy.kernels.dispatch import is_active
-    from img_deploy.kernels.register import Op
+    from img_deploy.kernels.op import Op
 
     kind: Any = Op
     plain = kind.__call__
 
     def call(op: Op, *args: Any, **kwargs: Any) -> Any:
         if is_active(op.name) and not kwargs.pop("dropout_p", 0.0):
-            return op._on_cuda(*args, **kwargs)
+            return op.run_kernel(*args, **kwargs)
         return plain(op, *args, **kwargs)
 
     kind.__call__ = call

@@ -3,23 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, dtype_name
+from img_deploy.kernels.dtypes import ELEMENT_TYPES, PRECISIONS
+from img_deploy.kernels.tuning import LaunchConfig, TuningCall, batch_regime, config_for
 
 Shapes = dict[str, tuple[int, ...]]
 """Argument name -> shape, in the order of the op's schema. Names ending in ``mask`` are bool."""
 
-STORAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MANY_SAMPLES = 16
-
-
-def crowd(batch: int) -> str:
-    """Variant of the kernel for a batch. ``few`` samples: small blocks of rows, so that one sample spreads over many
-    multiprocessors. ``many``: larger ones, which read the weights and recompute what they share less often."""
-    return "few" if batch < MANY_SAMPLES else "many"
+STORAGE_DTYPES = {name: getattr(torch, ELEMENT_TYPES[name].torch) for name in PRECISIONS}
+"""Precision -> ``torch.dtype``."""
 
 
 def check_inputs(op: str, shapes: Mapping[str, tuple[int, ...]], inputs: Sequence[Tensor | None]) -> None:
@@ -38,7 +34,7 @@ def check_inputs(op: str, shapes: Mapping[str, tuple[int, ...]], inputs: Sequenc
         raise ValueError(f"{op}: got {len(inputs)} tensors, expected {len(shapes)}: {', '.join(shapes)}")
     first = inputs[0]
     assert first is not None
-    if first.dtype not in STORAGE_DTYPES:
+    if first.dtype not in STORAGE_DTYPES.values():
         raise ValueError(f"{op}: {next(iter(shapes))}: got {first.dtype}, expected float32, float16 or bfloat16")
     for (name, shape), tensor in zip(shapes.items(), inputs, strict=True):
         if tensor is None:
@@ -54,6 +50,34 @@ def check_inputs(op: str, shapes: Mapping[str, tuple[int, ...]], inputs: Sequenc
             raise ValueError(f"{op}: {name}: got {tensor.dtype}, expected {wanted[0]}; convert it")
         if not tensor.is_contiguous():
             raise ValueError(f"{op}: {name}: strides {list(tensor.stride())} have gaps; call .contiguous()")
+
+
+def run_over_rows(
+    op: str,
+    shapes: Shapes,
+    inputs: Sequence[Tensor | None],
+    launch: Callable[..., None],
+) -> Tensor:
+    """The output of an op, like its first input: checked, allocated and launched with the batch's configuration.
+
+    Raises:
+        ValueError: as :func:`check_inputs`.
+    """
+    check_inputs(op, shapes, inputs)
+    assert inputs[0] is not None
+    out = torch.empty_like(inputs[0])
+    if out.numel():
+        launch(inputs, out, config_for(op, batch_regime(len(out)), out.dtype, out.device))
+    return out
+
+
+def launch_over_rows(
+    kernel: Any, numbers: Sequence[int], inputs: Sequence[Tensor | None], out: Tensor, config: LaunchConfig
+) -> None:
+    """Launch a kernel whose programs take a sample and ``ROWS`` of its clips, and whose constants are the channels."""
+    batch, clips, dim = out.shape
+    grid = (batch, -(-clips // config.blocks["ROWS"]))
+    kernel[grid](*inputs, *numbers, out, DIM=dim, WIDTH=padded(dim), **config.launch_options())
 
 
 def padded(size: int) -> int:
@@ -75,8 +99,9 @@ def draw_inputs(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, devic
 
 def calls_of(
     shapes: Callable[[int], Shapes],
-    launch: Callable[[Sequence[Tensor], Tensor, LaunchConfig], None],
+    launch: Callable[..., None],
     rows: Sequence[int] = (16, 32, 64),
+    chunked: bool = True,
     **blocks: Sequence[int],
 ) -> Iterator[TuningCall]:
     """Tuning calls of a kernel over rows: one sample and 64, in every storage dtype.
@@ -84,15 +109,17 @@ def calls_of(
     Args:
         shapes: batch -> shapes of the op's inputs, the first also that of its output.
         launch: ``launch(inputs, out, config)``.
+        chunked: whether it takes weights ``CHUNK`` columns at a time.
         rows, blocks: values to try of ``ROWS`` and of the kernel's other block sizes.
     """
-    for batch, dtype in product((1, 64), STORAGE_DTYPES):
+    for batch, (name, dtype) in product((1, 64), STORAGE_DTYPES.items()):
         inputs = draw_inputs(shapes(batch), dtype)
         out = torch.empty_like(inputs[0])
-        chunks = (16, 32) if dtype == torch.float32 else (64, 128)
-        names = ("ROWS", "CHUNK", *blocks)
+        tried = {"ROWS": rows, **blocks}
+        if chunked:
+            tried["CHUNK"] = (16, 32) if dtype == torch.float32 else (64, 128)
         candidates = tuple(
-            LaunchConfig(warps, stages, dict(zip(names, sizes, strict=True)))
-            for warps, stages, *sizes in product((4, 8), (1, 2), rows, chunks, *blocks.values())
+            LaunchConfig(warps, stages, dict(zip(tried, sizes, strict=True)))
+            for warps, stages, *sizes in product((4, 8), (1, 2), *tried.values())
         )
-        yield TuningCall(crowd(batch), dtype_name(dtype), partial(launch, inputs, out), candidates)
+        yield TuningCall(batch_regime(batch), name, partial(launch, inputs, out), candidates)

@@ -1,4 +1,4 @@
-"""How a call of an op becomes one node of an ONNX graph: what every ``kernels/<op>/lowering.py`` declares.
+"""How a call of an op becomes one node of an ONNX graph: what every ``kernels/<op>/export.py`` declares.
 
 The node calls a function of the same model whose body is standard ops, made by exporting the op's own reference.
 Needs neither torch nor ONNX.
@@ -60,4 +60,4 @@ def body_translation(op: str) -> Callable[..., Any] | None:
 
 
 def _module(op: str) -> Any:
-    return import_module(f"{__package__}.{op}.lowering")
+    return import_module(f"{__package__}.{op}.export")

@@ -1,4 +1,4 @@
-"""What a TensorRT plugin is made of, as each ``kernels/<op>/plugin.py`` declares it; needs no TensorRT.
+"""What a TensorRT plugin is made of, as each ``kernels/<op>/export.py`` declares it; needs no TensorRT.
 
 Sizes come in two forms. ``Dims`` are what TensorRT computes with: plain numbers where a size is known, expressions
 where it is free. Both take ``+``, ``*`` and ``//`` with a number on the right, so one declaration serves both.
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from img_deploy.kernels.dtypes import PRECISIONS
 from img_deploy.kernels.plugin_names import PluginName, plugin_name
+from img_deploy.kernels.tuning import BATCH_REGIMES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,7 @@ Blocks = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Output:
-    """One output: its shape, and its type as Triton writes it (``fp32``) or as the input of that name has it."""
+    """One output: its shape, and its type: a name of ``ELEMENT_TYPES``, or that of the input that has this type."""
 
     shape: tuple[Any, ...]
     dtype: str
@@ -39,7 +41,7 @@ class Variant:
     """As in :class:`~img_deploy.kernels.aot.AotCase`."""
     least: Mapping[str, int] = field(default_factory=dict)
     """Block sizes below which the kernel cannot go; they replace smaller ones of the tuning table."""
-    dtypes: tuple[str, ...] = ("fp32", "fp16", "bf16")
+    dtypes: tuple[str, ...] = PRECISIONS
     """Storage types that it takes."""
 
 
@@ -69,7 +71,7 @@ def ceil_div(size: Any, block: int) -> Any:
 def plugin_form(node: str) -> PluginForm:
     """The plugin of a node name such as ``ImgConvBlock4``. Raises ValueError: there is none."""
     name = plugin_name(node)
-    make: Callable[[PluginName], PluginForm] = import_module(f"img_deploy.kernels.{name.op}.plugin").plugin_form
+    make: Callable[[PluginName], PluginForm] = import_module(f"img_deploy.kernels.{name.op}.export").plugin_form
     return make(name)
 
 
@@ -111,7 +113,7 @@ def over_padded_rows(op: str, dim_of: Callable[[Sizes], int]) -> Callable[[Sizes
 
         kernel = getattr(import_module(f"img_deploy.kernels.{op}.kernel"), f"{op}_kernel")
         dim = dim_of(sizes)
-        return for_crowds(kernel, {"DIM": dim, "WIDTH": padded(dim)})
+        return by_batch(kernel, {"DIM": dim, "WIDTH": padded(dim)})
 
     return variants
 
@@ -123,6 +125,6 @@ def number_of(name: PluginName, what: str) -> int:
     return name.number
 
 
-def for_crowds(kernel: Any, constexprs: Mapping[str, Any], **least: int) -> tuple[Variant, ...]:
-    """Both variants of a kernel over rows: for few samples and for many."""
-    return tuple(Variant(kernel, crowd, constexprs, least) for crowd in ("few", "many"))
+def by_batch(kernel: Any, constexprs: Mapping[str, Any], **least: int) -> tuple[Variant, ...]:
+    """Both variants of a kernel over rows."""
+    return tuple(Variant(kernel, regime, constexprs, least) for regime in BATCH_REGIMES)

@@ -19,11 +19,12 @@ NODE_ATTRIBUTES: dict[str, str | int] = {
 }
 """What TensorRT's parser reads on a plugin node; ``aot`` asks for compiled kernels instead of Python at run time."""
 
-GRU_NODE = "ImgBiGru"
+GRU_NODE = "ImgGruLayer"
 """The whole GRU layer as exported: inputs as those of the op ``bigru``. Its input's part of the gates is an ordinary
 matrix product, so an engine holds that product and the plugin ``RECURRENCE_NODE``."""
 RECURRENCE_NODE = "ImgGruRecurrence"
-"""The loop over time: gates [S, B, L, 2 * 3H], lengths [B] int32, weight [S, 2, 3H, H], bias [S, 2, 3H]."""
+"""The loop over time: product of the inputs [S, B, L, 2 * 3H], lengths [B] int32, weight [S, 2, 3H, H],
+both biases [S, 2, 3H]."""
 
 _OPS = {
     "ImgSelfAttention": "attention_block",
@@ -34,6 +35,10 @@ _OPS = {
     "ImgGlobalFusion": "global_fusion",
     "ImgQueryAttention": "query_attention",
     "ImgSlotAttention": "slot_attention",
+    "ImgImportance": "importance",
+    "ImgGate": "gate",
+    "ImgBoundaryLogits": "boundary_logits",
+    "ImgWordEmbedding": "word_embedding",
     "ImgBestSpans": "best_spans",
     RECURRENCE_NODE: "bigru",
 }

@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import Any
 
 from img_deploy.kernels.aot import SHARED_LIMIT, AotCase, compile_case
+from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.kernels.plugin_form import PluginForm, Sizes, Variant, plugin_form
 from img_deploy.kernels.tuning import LaunchConfig, config_of
 
@@ -24,8 +25,6 @@ PORTABLE_CAPABILITY = 80
 """PTX of this compute capability runs on it and on every newer GPU; Triton's PTX of 9.0 and newer does not."""
 PLAIN_SHARED_BYTES = 48 << 10
 """Dynamic shared memory of a block that needs no opt-in by whoever launches it (CUDA programming guide)."""
-TRITON_TYPES = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "bool": "i1", "int32": "i32", "int64": "i64"}
-"""Our names of element types -> Triton's."""
 _SMALLEST_CHUNK = 16
 
 
@@ -107,8 +106,8 @@ def _kernels(
     form, known = plugin_form(node), dict(sizes)
     outputs = [output.dtype for output in form.outputs(known)]
     named = dict(zip(form.inputs, types, strict=True))
-    pointers = [TRITON_TYPES[kind] for kind in types]
-    pointers += [TRITON_TYPES[named[kind]] if kind in named else kind for kind in outputs]
+    kinds = [*types, *(named.get(kind, kind) for kind in outputs)]
+    pointers = [ELEMENT_TYPES[kind].triton for kind in kinds]
     variants = [variant for variant in form.variants(known) if types[0] in variant.dtypes]
     compiled = [_first_that_fits(form, variant, pointers, known, types[0], target) for variant in variants]
     if not compiled:

@@ -9,8 +9,10 @@ storage dtype, as in the references, and a product of float32 values is an IEEE 
 import triton
 import triton.language as tl
 
+from img_deploy.kernels import dtypes
+
 LAYER_NORM_EPS = tl.constexpr(1e-6)
-MASKED = tl.constexpr(-1e30)
+MASKED = tl.constexpr(dtypes.MASKED)
 VECTOR_CHUNK = tl.constexpr(32)
 
 
@@ -67,11 +69,11 @@ def mask_scores(scores, keep, inside):
 
 
 @triton.jit
-def layer_norm(tile, weight_ptr, bias_ptr, channel, real, DIM: tl.constexpr):
+def layer_norm(tile, weight_ptr, bias_ptr, channel, real, DIM: tl.constexpr, EPS: tl.constexpr = LAYER_NORM_EPS):
     """LayerNorm of each row over its real columns; float32 in and out, 0 in the other columns."""
     mean = tl.sum(tile, axis=1) / DIM  # [ROWS]
     centred = tl.where(real[None, :], tile - mean[:, None], 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / DIM + LAYER_NORM_EPS)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / DIM + EPS)
     weight, bias = load_vector(weight_ptr, channel, real), load_vector(bias_ptr, channel, real)
     return centred * scale[:, None] * weight[None, :] + bias[None, :]
 

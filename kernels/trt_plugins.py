@@ -1,6 +1,6 @@
 """TensorRT plugins out of our Triton kernels: registered by name, compiled ahead of time, no Python at run time.
 
-The declarations are in ``kernels/<op>/plugin.py``; here they become ``tensorrt.plugin`` registrations. TensorRT is
+The declarations are in ``kernels/<op>/export.py``; here they become ``tensorrt.plugin`` registrations. TensorRT is
 imported inside the functions. Compiled kernels live in the engine, so only building needs this module.
 Checked against the Python code of TensorRT 10.15, 10.16 and 11.4; not yet run inside TensorRT.
 """
@@ -11,20 +11,11 @@ from importlib import import_module
 from types import GenericAlias
 from typing import Any
 
+from img_deploy.kernels.dtypes import ELEMENT_TYPES, named
 from img_deploy.kernels.plugin_form import Dims, PluginForm, Sizes, plugin_form
 from img_deploy.kernels.plugin_names import PLUGIN_NAMESPACE
 from img_deploy.kernels.plugin_ptx import PluginKernel, Target, plugin_kernels
 
-_DTYPES = {
-    "FLOAT": "fp32",
-    "HALF": "fp16",
-    "BF16": "bf16",
-    "BOOL": "bool",
-    "INT32": "int32",
-    "INT64": "int64",
-}
-"""Names of ``tensorrt.DataType`` -> ours."""
-_MEMBERS = {"fp32": "FLOAT", "i64": "INT64"}
 _TUNABLE = {"FLOAT": "FP32", "HALF": "FP16"}
 """``AutoTuneCombination`` writes these two otherwise than ``tensorrt.DataType`` names them."""
 _NUMBER = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -71,7 +62,7 @@ def _describe(node: str, form: PluginForm, trtp: Any) -> Callable[..., Any]:
         for output in form.outputs(dims):
             dtype = types.get(output.dtype)
             if dtype is None:
-                dtype = getattr(trt.DataType, _MEMBERS[output.dtype])
+                dtype = getattr(trt.DataType, ELEMENT_TYPES[output.dtype].tensorrt)
             outputs.append(trtp.from_shape_expr(tuple(output.shape), dtype))
         return tuple(outputs)
 
@@ -143,7 +134,7 @@ def _debug(form: PluginForm, trtp: Any) -> Callable[..., Any]:
 
 
 def _kernels(node: str, form: PluginForm, inputs: Sequence[Any]) -> tuple[PluginKernel, ...]:
-    types = [_DTYPES[desc.dtype.name] for desc in inputs]
+    types = [named("tensorrt", desc.dtype.name).name for desc in inputs]
     sizes: Sizes = {name: _largest(desc.shape) for name, desc in zip(form.inputs, inputs, strict=True)}
     return plugin_kernels(node, types, sizes, _targets[node])
 

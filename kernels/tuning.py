@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.kernels.dispatch import OP_NAMES
+from img_deploy.kernels.dtypes import named
 
 FOLDER = Path(__file__).parent
 NOT_MEASURED = "default, not measured"
+BATCH_REGIMES = ("small_batch", "large_batch")
+LARGE_BATCH = 16
+"""Samples from which on a batch is large."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,13 @@ class TuningCall:
 
 def dtype_name(dtype: Any) -> str:
     """``torch.float16`` -> ``fp16``: the names of dtypes in tuning tables and Triton signatures."""
-    return {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}[str(dtype)]
+    return named("torch", str(dtype).removeprefix("torch.")).name
+
+
+def batch_regime(batch: int) -> str:
+    """Variant of the kernels over rows for a batch. ``small_batch``: small blocks of rows, so that one sample spreads
+    over many multiprocessors. ``large_batch``: larger ones, which read the weights and recompute less often."""
+    return BATCH_REGIMES[batch >= LARGE_BATCH]
 
 
 def config_of(op: str, variant: str, dtype: str, gpu: str = "", capability: int = 0) -> LaunchConfig:

@@ -22,8 +22,13 @@ from img_deploy.benchmarks.on_gpu.network import (
 )
 from img_deploy.benchmarks.on_gpu.op_calls import OpCall, op_calls, reference_of
 from img_deploy.benchmarks.on_gpu.steps import CHECKED
-from img_deploy.kernels.checking import in_float64, largest_difference, poisoned_outputs, share_of_tolerance
-from img_deploy.kernels.tolerance import Tolerance
+from img_deploy.kernels.checking import (
+    Tolerance,
+    in_float64,
+    largest_difference,
+    poisoned_outputs,
+    share_of_tolerance,
+)
 from img_deploy.runtime.spans import decode_spans
 
 ALLOWED_FP32 = 1e-4
@@ -37,7 +42,7 @@ def check_op(op: str, precision: str, clock: Clock) -> dict[str, Any]:
     Returns:
         ``passed``; ``checks``, how many; ``difference``, the largest; ``share``, of the tolerance, at most 1 to pass.
     """
-    tolerance: Tolerance = import_module(f"img_deploy.kernels.{op}.tolerances").TOLERANCES["triton"][precision]
+    tolerance: Tolerance = import_module(f"img_deploy.kernels.{op}.reference").TOLERANCES[precision]
     config = FULL if clock.on_cuda else TINY
     found = [
         _check(call, tolerance)

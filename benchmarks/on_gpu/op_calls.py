@@ -10,7 +10,7 @@ from torch import Tensor
 
 from img_deploy.benchmarks.on_gpu.network import Chain, draw_feeds, on_device, random_network, storage_of
 from img_deploy.kernels.dispatch import is_active
-from img_deploy.kernels.register import Op
+from img_deploy.kernels.op import Op
 from img_deploy.model.config import ModelConfig
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 

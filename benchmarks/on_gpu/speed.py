@@ -132,7 +132,7 @@ def time_gru(precision: str, batch: int, clips: int, clock: Clock) -> dict[str, 
 
 def _cudnn(call: OpCall, clock: Clock) -> Figures | None:
     """All stacks of the layer as PyTorch's own GRUs over full sequences, one after the other."""
-    x = call.arguments[0]  # [S, B, L, I]
+    x = call.arguments[0].permute(2, 0, 1, 3).contiguous()  # [S, B, L, I]
     hidden = call.reference().shape[-1] // 2
     grus = [nn.GRU(x.shape[-1], hidden, batch_first=True, bidirectional=True).to(x.device, x.dtype).eval() for _ in x]
     run: Call = lambda: [gru(own)[0] for gru, own in zip(grus, x, strict=True)]  # noqa: E731

@@ -1,12 +1,12 @@
 """Audio-visual fusion: importance, local, event and global granularity, multi-scale (steps 9 to 13)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from img_deploy.kernels.gate import gate
 from img_deploy.kernels.global_fusion import global_fusion
+from img_deploy.kernels.importance import importance
 from img_deploy.kernels.local_fusion import local_fusion
-from img_deploy.kernels.pieces import attention_pool, gate
 from img_deploy.kernels.slot_attention import slot_attention
 from img_deploy.model.branches import branches
 from img_deploy.model.config import ModelConfig
@@ -36,14 +36,7 @@ class Importance(nn.Module):
 
     def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
         """[B, L, D] twice -> p [B] float32."""
-        pooled = torch.cat(
-            [
-                attention_pool(audio, self.pool_weight[1], mask),
-                attention_pool(visual, self.pool_weight[0], mask),
-            ],
-            dim=-1,
-        )
-        return torch.sigmoid(F.linear(pooled, self.weight, self.bias).squeeze(-1).float())
+        return importance(visual, audio, mask, self.pool_weight, self.weight, self.bias)
 
 
 class Gate(nn.Module):
@@ -200,14 +193,14 @@ class MultiScale(nn.Module):
         self.merge = BiGRU(1, self.STACKS * dim, dim)
         self.projection = Projection(2 * dim, dim, config.dropout)
 
-    def forward(self, local: Tensor, event: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
-        lengths = mask.sum(dim=1).to(torch.int32)
-        pairs = ((local, event), (event, whole), (local, whole))
-        x = torch.stack([torch.cat(pair, dim=-1) for pair in pairs])  # [3, B, L, 2D]
+    def forward(self, local: Tensor, event: Tensor, whole: Tensor, lengths: Tensor) -> Tensor:
+        """[B, L, D] three times, clips of each sample [B] int32 -> [B, L, D]."""
+        pairs = torch.cat([local, event, event, whole, local, whole], dim=-1)
+        x = torch.unflatten(pairs, -1, (self.STACKS, 2 * local.shape[-1]))  # [B, L, 3, 2D]
         for layer in self.stacks:
-            x = layer(x, lengths)  # [3, B, L, D]
-        x = torch.cat([x[0], x[1], x[2]], dim=-1)[None]  # [1, B, L, 3D]
-        return self.projection(self.merge(x, lengths)[0])
+            x = layer(x, lengths)  # [B, L, 3, D]
+        x = self.merge(x.flatten(2)[:, :, None], lengths)  # [B, L, 1, 2D]
+        return self.projection(x[:, :, 0])
 
 
 class Fusion(nn.Module):
@@ -232,12 +225,13 @@ class Fusion(nn.Module):
         else:
             p = self.importance(visual, audio, mask)
             weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
-        local, event, whole = branches(
+        local, event, whole, lengths = branches(
             lambda: self.local(visual, audio, weight, mask),
             lambda: self.event(visual, audio, weight, mask),
             lambda: self.whole(visual, audio, weight, mask),
+            lambda: mask.sum(dim=1).to(torch.int32),
         )
-        return self.multi_scale(local, event, whole, mask), p
+        return self.multi_scale(local, event, whole, lengths), p
 
 
 class PlainGate(nn.Module):

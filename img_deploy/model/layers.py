@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from img_deploy.kernels.attention_block import attention_block
 from img_deploy.kernels.bigru import bigru
 from img_deploy.kernels.conv_block import conv_block
+from img_deploy.kernels.functional import LAYER_NORM_EPS, dropout
 from img_deploy.kernels.linear_gradient import linear as apply_linear
-from img_deploy.kernels.pieces import LAYER_NORM_EPS, dropout
 
 
 def xavier(*shape: int, parts: int = 1, stacked: int = 0) -> nn.Parameter:
@@ -120,10 +120,11 @@ class ConvBlock(Dropped):
         self.pointwise_weight = xavier(layers, dim, dim, stacked=1)
         self.pointwise_bias = zeros(layers, dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, position: Tensor) -> Tensor:
         return conv_block(
             x,
             mask,
+            position,
             self.layer_norm_weight,
             self.layer_norm_bias,
             self.depthwise_weight,
@@ -134,7 +135,7 @@ class ConvBlock(Dropped):
 
 
 class BiGRU(nn.Module):
-    """One layer of ``stacks`` independent bidirectional GRUs: [S, B, L, I] -> [S, B, L, 2H]."""
+    """One layer of ``stacks`` independent bidirectional GRUs: [B, L, S, I] -> [B, L, S, 2H]."""
 
     def __init__(self, stacks: int, width: int, hidden: int) -> None:
         super().__init__()

@@ -77,20 +77,17 @@ class Grounder(nn.Module):
         """[B, L, D] and [B, N, D] of each stream, masks bool -> start_logits, end_logits [B, L], importance [B],
         saliency, saliency_visual, saliency_audio [B, L], all float32."""
         visual, audio = branches(
-            lambda: self.visual.ask(visual_clips, visual_words, clip_mask, word_mask),
-            lambda: self.audio.ask(audio_clips, audio_words, clip_mask, word_mask),
+            lambda: self.visual.fuse_query(visual_clips, visual_words, clip_mask, word_mask),
+            lambda: self.audio.fuse_query(audio_clips, audio_words, clip_mask, word_mask),
         )
         fused, importance = self.fusion(visual, audio, clip_mask)
-        start, end = self.predictor(fused, clip_mask)
-        saliency = self.saliency(fused).squeeze(-1).float()
-        return (
-            start,
-            end,
-            importance,
-            saliency,
-            self.visual.saliency_of(visual),
-            self.audio.saliency_of(audio),
+        logits, saliency, saliency_visual, saliency_audio = branches(
+            lambda: self.predictor(fused, clip_mask),
+            lambda: self.saliency(fused).squeeze(-1).float(),
+            lambda: self.visual.saliency_of(visual),
+            lambda: self.audio.saliency_of(audio),
         )
+        return *logits, importance, saliency, saliency_visual, saliency_audio
 
 
 class VisualGrounder(nn.Module):
@@ -104,9 +101,11 @@ class VisualGrounder(nn.Module):
         self, visual_clips: Tensor, visual_words: Tensor, clip_mask: Tensor, word_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B, L, D], [B, N, D], masks bool -> start_logits, end_logits, saliency [B, L] float32."""
-        asked = self.visual.ask(visual_clips, visual_words, clip_mask, word_mask)
-        start, end = self.visual.predictor(asked, clip_mask)
-        return start, end, self.visual.saliency_of(asked)
+        fused = self.visual.fuse_query(visual_clips, visual_words, clip_mask, word_mask)
+        logits, saliency = branches(
+            lambda: self.visual.predictor(fused, clip_mask), lambda: self.visual.saliency_of(fused)
+        )
+        return *logits, saliency
 
 
 @dataclass
@@ -175,13 +174,13 @@ class IMGNetwork(nn.Module):
         """
         visual_clips, audio_clips = self.graphs["video_encoder"](video, audio, clip_mask)
         words = (self.visual.encode_words(text), self.audio.encode_words(text))
-        asked_visual = self.visual.ask(visual_clips, words[0], clip_mask, text.mask)
-        asked_audio = self.audio.ask(audio_clips, words[1], clip_mask, text.mask)
-        fused, importance = self.fusion(asked_visual, asked_audio, clip_mask, importance_weight)
+        visual_fused = self.visual.fuse_query(visual_clips, words[0], clip_mask, text.mask)
+        audio_fused = self.audio.fuse_query(audio_clips, words[1], clip_mask, text.mask)
+        fused, importance = self.fusion(visual_fused, audio_fused, clip_mask, importance_weight)
         return NetworkOutput(
             fused=_head(self.predictor, fused, clip_mask, self.saliency(fused).squeeze(-1).float()),
-            visual=_head(self.visual.predictor, asked_visual, clip_mask, self.visual.saliency_of(asked_visual)),
-            audio=_head(self.audio.predictor, asked_audio, clip_mask, self.audio.saliency_of(asked_audio)),
+            visual=_head(self.visual.predictor, visual_fused, clip_mask, self.visual.saliency_of(visual_fused)),
+            audio=_head(self.audio.predictor, audio_fused, clip_mask, self.audio.saliency_of(audio_fused)),
             importance=importance,
         )
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img_deploy.kernels.pieces import LAYER_NORM_EPS
+from img_deploy.kernels.boundary_logits import boundary_logits
+from img_deploy.kernels.functional import LAYER_NORM_EPS
 from img_deploy.kernels.query_attention import query_attention
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.layers import (
@@ -19,7 +19,7 @@ from img_deploy.model.layers import (
     xavier_vector,
     zeros,
 )
-from img_deploy.model.words import WordEmbedding
+from img_deploy.model.word_embedding import WordEmbedding
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.attention = AttentionBlock(config.dim, config.heads, config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.attention(self.conv_block(x + self.position, mask), None, mask)
+        return self.attention(self.conv_block(x, mask, self.position[None]), None, mask)
 
 
 class QueryAttention(Dropped):
@@ -96,23 +96,16 @@ class Predictor(nn.Module):
         self.end = nn.Sequential(linear(2 * dim, dim), nn.ReLU(), linear(dim, 1))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``x`` [B, L, D], ``mask`` [B, L] -> start and end logits [B, L] float32, -1e30 at padded clips."""
+        """``x`` [B, L, D], ``mask`` [B, L] -> start and end logits [B, L] float32, ``MASKED`` at padded clips."""
         first = self.encode(x, mask)
         second = self.encode(first, mask)
-        return self.logits(self.start, self.layer_norm_start, first, x, mask), self.logits(
-            self.end, self.layer_norm_end, second, x, mask
-        )
+        heads = ((self.layer_norm_start, self.start), (self.layer_norm_end, self.end))
+        weights = [weight for norm, head in heads for part in (norm, head) for weight in part.parameters()]
+        start, end = boundary_logits(first, second, x, mask, *weights)
+        return start, end
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.attention(self.conv_block(x + self.position.weight[: x.shape[1]], mask), None, mask)
-
-    @staticmethod
-    def logits(head: nn.Module, norm: nn.LayerNorm, encoded: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        normed = F.layer_norm(
-            encoded.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        ).to(x.dtype)
-        out = head(torch.cat([normed, x], dim=-1)).squeeze(-1).float()
-        return out.masked_fill(~mask, -1e30)
+        return self.attention(self.conv_block(x, mask, self.position.weight), None, mask)
 
 
 class Stream(nn.Module):
@@ -146,11 +139,11 @@ class Stream(nn.Module):
             embedded = self.words(text.features)
         return self.encoder(embedded, text.mask)
 
-    def ask(self, clips: Tensor, words: Tensor, clip_mask: Tensor, word_mask: Tensor) -> Tensor:
+    def fuse_query(self, clips: Tensor, words: Tensor, clip_mask: Tensor, word_mask: Tensor) -> Tensor:
         """Clips that know the query, [B, L, D] (V-hat or A-hat of the paper)."""
         crossed = self.cross_attention(clips, words, word_mask)
         return self.query_attention(crossed, words, clip_mask, word_mask)
 
-    def saliency_of(self, asked: Tensor) -> Tensor:
+    def saliency_of(self, fused: Tensor) -> Tensor:
         """[B, L, D] -> [B, L] float32."""
-        return self.saliency(asked).squeeze(-1).float()
+        return self.saliency(fused).squeeze(-1).float()

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.launch import Shapes, calls_of, padded, run_over_rows
 from img_deploy.kernels.tiles import (
     MASKED,
     channels,
@@ -23,7 +22,7 @@ from img_deploy.kernels.tiles import (
     spread,
     store_rows,
 )
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
 
 @triton.jit(do_not_specialize=["clips", "context_clips"])
@@ -122,7 +121,8 @@ def shapes(batch: int, clips: int, context_clips: int, dim: int) -> Shapes:
     }
 
 
-def _sizes(dim: int, heads: int) -> dict[str, int]:
+def constants(dim: int, heads: int) -> dict[str, int]:
+    """Of the kernel, beside its blocks."""
     return {
         "DIM": dim,
         "HEADS": heads,
@@ -143,24 +143,22 @@ def attention_block(x: Tensor, *others: Any) -> Tensor:
     context, norm_weight, norm_bias = inputs[1], *inputs[5:7]
     batch, clips, dim = x.shape
     context_clips = clips if context is None else context.shape[1]
-    check_inputs("attention_block", shapes(batch, clips, context_clips, dim), inputs)
     if heads < 1 or dim % heads:
         raise ValueError(f"attention_block: heads: got {heads}, expected a divisor of {dim} channels")
     if len({tensor is None for tensor in (context, norm_weight, norm_bias)}) == 2:
         raise ValueError("attention_block: got a part of context, norm_context_weight and norm_context_bias; give all")
     if clips and not context_clips:
         raise ValueError("attention_block: context: got no position, expected at least 1 (its mask may be False)")
-    out = torch.empty_like(x)
-    if out.numel():
-        _launch(inputs, out, config_for("attention_block", crowd(batch), x.dtype, x.device), heads)
-    return out
+    return run_over_rows(
+        "attention_block", shapes(batch, clips, context_clips, dim), inputs, partial(_launch, heads=heads)
+    )
 
 
 def _launch(inputs: Sequence[Tensor | None], out: Tensor, config: LaunchConfig, heads: int) -> None:
     batch, clips, dim = out.shape
     context_clips = clips if inputs[1] is None else inputs[1].shape[1]
     attention_block_kernel[(batch, triton.cdiv(clips, config.blocks["ROWS"]))](
-        *(*inputs, clips, context_clips, out), **_sizes(dim, heads), **config.launch_options()
+        *(*inputs, clips, context_clips, out), **constants(dim, heads), **config.launch_options()
     )
 
 
@@ -171,10 +169,10 @@ AOT_CASES = tuple(
         op="attention_block",
         variant=variant,
         kernel=attention_block_kernel,
-        constexprs={**_sizes(128, 8), **absent},
+        constexprs={**constants(128, 8), **absent},
         pointers={"context_mask_ptr": "i1"},
     )
-    for variant in ("few", "many")
+    for variant in BATCH_REGIMES
     for absent in (_NO_CONTEXT, {}, {"context_mask_ptr": None})
 )
 

@@ -3,8 +3,18 @@
 import torch
 from torch import Tensor
 
+from img_deploy.kernels.checking import Tolerance
+from img_deploy.kernels.functional import dropout, layer_norm, masked_softmax
 from img_deploy.kernels.linear_gradient import linear
-from img_deploy.kernels.pieces import dropout, layer_norm, masked_softmax
+
+_ROUNDED = "rounded to {} bits: q, k, v, the softmax's weights and the LayerNorms' outputs"
+
+TOLERANCES = {
+    "fp32": Tolerance(1e-5, 1e-6, "fp32 sums in another order, approximate exponential and square root"),
+    "fp16": Tolerance(5e-3, 1e-3, _ROUNDED.format(11)),
+    "bf16": Tolerance(4e-2, 8e-3, _ROUNDED.format(8)),
+}
+"""Kernel against this in float64: storage dtype -> tolerance of the result, whose size is about 1 to 10."""
 
 
 def attention_block(

@@ -9,15 +9,15 @@ import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
+from img_deploy.kernels.launch import STORAGE_DTYPES, padded
+from img_deploy.kernels.tiles import MASKED
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
-
-MASKED = tl.constexpr(-1e30)
 
 
 @triton.jit
 def best_spans_kernel(
-    start_ptr,  # [B, L]
-    end_ptr,  # [B, L]
+    start_logits_ptr,  # [B, L]
+    end_logits_ptr,  # [B, L]
     mask_ptr,  # [B, L] bool
     length,
     spans_ptr,  # [B, K, 2] int64
@@ -30,8 +30,8 @@ def best_spans_kernel(
     j = tl.arange(0, BLOCK_L)
     inside = j < length
     real = tl.load(mask_ptr + row * length + j, mask=inside, other=0) != 0
-    start = tl.load(start_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
-    end = tl.load(end_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
+    start = tl.load(start_logits_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
+    end = tl.load(end_logits_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
     start, end = tl.where(real, start, MASKED), tl.where(real, end, MASKED)
     start_max = tl.max(start, axis=0)
     start_sum = tl.sum(tl.where(real, tl.exp(start - start_max), 0.0), axis=0)
@@ -49,7 +49,7 @@ def best_spans_kernel(
         for first in range(0, length, BLOCK_I):
             i = first + tl.arange(0, BLOCK_I)
             row_real = tl.load(mask_ptr + row * length + i, mask=i < length, other=0) != 0
-            row_start = tl.load(start_ptr + row * length + i, mask=i < length, other=0.0).to(tl.float32)
+            row_start = tl.load(start_logits_ptr + row * length + i, mask=i < length, other=0.0).to(tl.float32)
             row_start = tl.where(row_real, row_start, MASKED)
             start_p = tl.where(row_real, tl.exp(row_start - start_max) / tl.where(start_sum > 0, start_sum, 1.0), 0.0)
             score = start_p[:, None] * end_p[None, :]  # [BLOCK_I, BLOCK_L]
@@ -89,7 +89,7 @@ def _launch(start: Tensor, end: Tensor, mask: Tensor, spans: Tensor, scores: Ten
     best_spans_kernel[(batch,)](
         *(start, end, mask, length, spans, scores),
         K=spans.shape[1],
-        BLOCK_L=triton.next_power_of_2(length),
+        BLOCK_L=padded(length),
         **config.launch_options(),
     )
 
@@ -109,7 +109,7 @@ AOT_CASES = tuple(
 def tuning_calls() -> Iterator[TuningCall]:
     """Decoding 64 samples of 128 clips."""
     candidates = tuple(LaunchConfig(warps, 1, {"BLOCK_I": rows}) for warps in (1, 2, 4, 8) for rows in (8, 16, 32))
-    for dtype, name in ((torch.float32, "fp32"), (torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+    for name, dtype in STORAGE_DTYPES.items():
         start, end = torch.randn(2, 64, 128, dtype=dtype, device="cuda").unbind()
         mask = torch.ones(64, 128, dtype=torch.bool, device="cuda")
         spans = torch.empty(64, 1, 2, dtype=torch.int64, device="cuda")

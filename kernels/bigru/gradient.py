@@ -18,9 +18,9 @@ def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias
     """Same as :func:`img_deploy.kernels.bigru.reference.bigru`, faster to differentiate."""
     if x.is_cuda:
         return packed(x, lengths, weight_ih, weight_hh, bias_ih, bias_hh)
-    stacks, batch, length, width = x.shape
+    batch, length, stacks, width = x.shape
     hidden = weight_hh.shape[-1]
-    forward = x.transpose(1, 2)  # [S, L, B, I]
+    forward = x.permute(2, 1, 0, 3)  # [S, L, B, I]
     both = torch.stack([forward, forward.flip(1)], dim=1).view(2 * stacks, length * batch, width)
     gates = grouped_linear(both, weight_ih.flatten(0, 1), bias_ih.flatten(0, 1))  # [2S, L*B, 3H]
     real = torch.arange(length, device=x.device)[:, None] < lengths  # [L, B]
@@ -29,7 +29,7 @@ def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias
         gates.view(2 * stacks, length, batch, 3 * hidden), keep, weight_hh.flatten(0, 1), bias_hh.flatten(0, 1)
     )
     out = states.view(stacks, 2, length, batch, hidden)
-    return torch.cat([out[:, 0], out[:, 1].flip(1)], dim=-1).to(x.dtype).transpose(1, 2)
+    return torch.cat([out[:, 0], out[:, 1].flip(1)], dim=-1).to(x.dtype).permute(2, 1, 0, 3)
 
 
 def packed(
@@ -40,10 +40,10 @@ def packed(
     It waits for the lengths. In float32 whatever autocast says; cuDNN computes that in TF32 unless
     ``torch.backends.cudnn.allow_tf32`` is False.
     """
-    stacks, batch, length, _ = x.shape
+    batch, length, stacks, _ = x.shape
     hidden = weight_hh.shape[-1]
     wide = torch.promote_types(x.dtype, torch.float32)
-    side_by_side = x.permute(1, 2, 0, 3).flatten(2).to(wide)  # [B, L, S*I]: packed once for all stacks
+    side_by_side = x.flatten(2).to(wide)  # [B, L, S*I]: packed once for all stacks
     some = lengths.cpu().clamp(min=1)  # packing takes no sequence of none
     rows, sizes, order, back = pack_padded_sequence(side_by_side, some, batch_first=True, enforce_sorted=False)
     start = rows.new_zeros(2, batch, hidden)
@@ -55,7 +55,7 @@ def packed(
             outs.append(torch._VF.gru(own, sizes, start, weights, True, 1, 0.0, True, True)[0])  # type: ignore[attr-defined]
     out, _ = pad_packed_sequence(PackedSequence(torch.cat(outs, 1), sizes, order, back), True, total_length=length)
     out = out * (lengths > 0)[:, None, None]
-    return out.view(batch, length, stacks, 2 * hidden).permute(2, 0, 1, 3).to(x.dtype)
+    return out.view(batch, length, stacks, 2 * hidden).to(x.dtype)
 
 
 class RecurrenceFunction(torch.autograd.Function):

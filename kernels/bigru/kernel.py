@@ -1,15 +1,22 @@
-"""Bidirectional GRU layer: one matrix product for all inputs, then one launch for all steps of all recurrences."""
+"""Bidirectional GRU layer: one matrix product for all inputs, then one launch for all steps of all recurrences.
+
+In the loop over time a program is one direction of one stack: over one sample (``gru_one_row``, plain fp32 products,
+any storage) or over a tile of samples (``gru_batch_tile``, tensor cores, fp16 and bf16). Its recurrent weights stay in
+registers for all steps and its state stays fp32; the input's part of the gates is read one step ahead.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.bigru.triton_recurrence import gru_batch_tile, gru_one_row
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for, dtype_name
+from img_deploy.kernels.launch import STORAGE_DTYPES, padded
+from img_deploy.kernels.matvec import in_chunks, load_weight, next_state, product
+from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
 LARGEST_HIDDEN = 128
 """Up to this size the recurrent weights of one direction fit the registers of one block."""
@@ -17,37 +24,187 @@ WARPS_PER_SM = 8
 """While all samples together need no more warps than this, one program per sample is the faster way."""
 
 
+@triton.jit
+def _biases(bias_ih_ptr, bias_hh_ptr, way, unit, H: tl.constexpr):
+    """[BLOCK_H] float32: of r and z both biases together, of n the input's and the state's."""
+    offset = way * 3 * H + unit
+    is_unit = unit < H
+    r = tl.load(bias_hh_ptr + offset, mask=is_unit, other=0.0).to(tl.float32)
+    r += tl.load(bias_ih_ptr + offset, mask=is_unit, other=0.0).to(tl.float32)
+    z = tl.load(bias_hh_ptr + offset + H, mask=is_unit, other=0.0).to(tl.float32)
+    z += tl.load(bias_ih_ptr + offset + H, mask=is_unit, other=0.0).to(tl.float32)
+    input_n = tl.load(bias_ih_ptr + offset + 2 * H, mask=is_unit, other=0.0).to(tl.float32)
+    state_n = tl.load(bias_hh_ptr + offset + 2 * H, mask=is_unit, other=0.0).to(tl.float32)
+    return r, z, input_n, state_n
+
+
+@triton.jit(do_not_specialize=["batch", "length"])
+def gru_one_row(
+    gates_ptr,  # [S, B, L, 2, 3H] input's part of the gates r, z, n, without its bias
+    lengths_ptr,  # [B] int32
+    weight_hh_ptr,  # [S, 2, 3H, H]
+    bias_ih_ptr,  # [S, 2, 3H]
+    bias_hh_ptr,  # [S, 2, 3H]
+    batch,
+    length,
+    out_ptr,  # [B, L, S, 2H]
+    H: tl.constexpr,
+    BLOCK_H: tl.constexpr,  # power of two >= H
+    BLOCK_K: tl.constexpr,  # columns of weight per piece: 16 bytes for each thread that shares a row
+):
+    sample, way = tl.program_id(0), tl.program_id(1)  # way: 2 * stack + direction
+    stack, direction = way // 2, way % 2
+    COUNT: tl.constexpr = BLOCK_H // BLOCK_K
+    SHARERS: tl.constexpr = BLOCK_K * gates_ptr.dtype.element_ty.primitive_bitwidth // 128  # threads per row
+    unit = tl.arange(0, BLOCK_H)
+    is_unit = unit < H
+    matrix = weight_hh_ptr + way * 3 * H * H
+    weight_r = load_weight(matrix, 0, unit, H, COUNT, BLOCK_K)
+    weight_z = load_weight(matrix, H, unit, H, COUNT, BLOCK_K)
+    weight_n = load_weight(matrix, 2 * H, unit, H, COUNT, BLOCK_K)
+    bias_r, bias_z, input_bias_n, bias_n = _biases(bias_ih_ptr, bias_hh_ptr, way, unit, H)
+
+    own = tl.maximum(tl.minimum(tl.load(lengths_ptr + sample), length), 0)
+    advance = 1 - 2 * direction
+    stacks = tl.num_programs(1) // 2
+    begin = tl.where(direction == 0, 0, own - 1)
+    gate = gates_ptr + (((stack * batch + sample).to(tl.int64) * length + begin) * 2 + direction) * 3 * H + unit
+    first_out = out_ptr + (sample.to(tl.int64) * length * stacks + stack) * 2 * H + direction * H
+    stride = stacks * 2 * H
+    # The threads that share a row of weights all hold its state, and one of them stores it. A stride that the
+    # compiler cannot see through keeps it from preferring other threads, which would cost an exchange per step.
+    one = tl.where(own >= 0, 1, 2)
+    sharer = tl.arange(0, SHARERS)[:, None]
+    target = first_out + begin * stride + (unit * one)[None, :] + 0 * sharer
+    stores = is_unit[None, :] & (sharer == 0)
+
+    state = tl.zeros([BLOCK_H], tl.float32)
+    first = is_unit & (own > 0)
+    r_x = tl.load(gate, mask=first, other=0.0)
+    z_x = tl.load(gate + H, mask=first, other=0.0)
+    n_x = tl.load(gate + 2 * H, mask=first, other=0.0)
+    for step in range(own):
+        gate += advance * 6 * H
+        more = is_unit & (step + 1 < own)
+        next_r = tl.load(gate, mask=more, other=0.0)
+        next_z = tl.load(gate + H, mask=more, other=0.0)
+        next_n = tl.load(gate + 2 * H, mask=more, other=0.0)
+        pieces = in_chunks(state, COUNT, BLOCK_K)
+        r_sum = r_x.to(tl.float32) + bias_r + product(weight_r, pieces, COUNT)
+        z_sum = z_x.to(tl.float32) + bias_z + product(weight_z, pieces, COUNT)
+        n_h = bias_n + product(weight_n, pieces, COUNT)
+        state = next_state(state, r_sum, z_sum, n_x.to(tl.float32) + input_bias_n, n_h)
+        stored = tl.broadcast_to(state[None, :], [SHARERS, BLOCK_H]).to(out_ptr.dtype.element_ty)
+        tl.store(target, stored, mask=stores)
+        target += advance * stride
+        r_x, z_x, n_x = next_r, next_z, next_n
+
+    for step in range(own, length):
+        tl.store(first_out + step * stride + unit, tl.zeros([BLOCK_H], out_ptr.dtype.element_ty), mask=is_unit)
+
+
+@triton.jit(do_not_specialize=["batch", "length"])
+def gru_batch_tile(
+    gates_ptr,  # [S, B, L, 2, 3H] input's part of the gates r, z, n, without its bias
+    lengths_ptr,  # [B] int32
+    weight_hh_ptr,  # [S, 2, 3H, H]
+    bias_ih_ptr,  # [S, 2, 3H]
+    bias_hh_ptr,  # [S, 2, 3H]
+    batch,
+    length,
+    out_ptr,  # [B, L, S, 2H]
+    H: tl.constexpr,
+    BLOCK_H: tl.constexpr,  # power of two >= H
+    BLOCK_B: tl.constexpr,  # samples per program: columns of the state, 8 is the narrowest tensor-core tile
+):
+    dtype = out_ptr.dtype.element_ty
+    way = tl.program_id(1)  # 2 * stack + direction
+    stack, direction = way // 2, way % 2
+    sample = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    unit = tl.arange(0, BLOCK_H)
+    column = tl.arange(0, BLOCK_H)
+    is_unit = (unit < H)[:, None]
+    matrix = weight_hh_ptr + way * 3 * H * H + unit[:, None] * H + column[None, :]
+    inside = is_unit & (column < H)[None, :]
+    weight_r = tl.load(matrix, mask=inside, other=0.0)
+    weight_z = tl.load(matrix + H * H, mask=inside, other=0.0)
+    weight_n = tl.load(matrix + 2 * H * H, mask=inside, other=0.0)
+    bias_r, bias_z, input_bias_n, bias_n = _biases(bias_ih_ptr, bias_hh_ptr, way, unit, H)
+    bias_r, bias_z = bias_r[:, None], bias_z[:, None]
+    input_bias_n, bias_n = input_bias_n[:, None], bias_n[:, None]
+
+    own = tl.maximum(tl.minimum(tl.load(lengths_ptr + sample, mask=sample < batch, other=0), length), 0)
+    steps = tl.max(own, axis=0)
+    advance = 1 - 2 * direction
+    stacks = tl.num_programs(1) // 2
+    begin = tl.where(direction == 0, 0, own - 1)
+    row = (stack * batch + sample).to(tl.int64) * length + begin
+    gate = ((row * 2 + direction) * (3 * H))[None, :] + unit[:, None]
+    stride = stacks * 2 * H
+    first_out = (sample.to(tl.int64) * length * stacks + stack) * 2 * H + direction * H
+    target = (first_out + begin * stride)[None, :] + unit[:, None]
+
+    state = tl.zeros([BLOCK_H, BLOCK_B], tl.float32)
+    live = is_unit & (own > 0)[None, :]
+    r_x = tl.load(gates_ptr + gate, mask=live, other=0.0)
+    z_x = tl.load(gates_ptr + gate + H, mask=live, other=0.0)
+    n_x = tl.load(gates_ptr + gate + 2 * H, mask=live, other=0.0)
+    # In a ``for`` loop the compiler would move the weights back to shared memory and read them at every step.
+    step = 0
+    while step < steps:
+        ahead = gates_ptr + (step + 1) * advance * 6 * H
+        more = is_unit & (step + 1 < own)[None, :]
+        next_r = tl.load(ahead + gate, mask=more, other=0.0)
+        next_z = tl.load(ahead + gate + H, mask=more, other=0.0)
+        next_n = tl.load(ahead + gate + 2 * H, mask=more, other=0.0)
+        rounded = state.to(dtype)
+        r_sum = tl.dot(weight_r, rounded, r_x.to(tl.float32) + bias_r)
+        z_sum = tl.dot(weight_z, rounded, z_x.to(tl.float32) + bias_z)
+        n_h = bias_n + tl.dot(weight_n, rounded)
+        state = next_state(state, r_sum, z_sum, n_x.to(tl.float32) + input_bias_n, n_h)
+        here = is_unit & (step < own)[None, :]
+        tl.store(out_ptr + step * advance * stride + target, state.to(dtype), mask=here)
+        r_x, z_x, n_x = next_r, next_z, next_n
+        step += 1
+
+    zeros = tl.zeros([BLOCK_H, BLOCK_B], dtype)
+    rest = out_ptr + first_out[None, :] + unit[:, None]
+    for past in range(tl.min(own, axis=0), length):
+        tl.store(rest + past * stride, zeros, mask=is_unit & ((sample < batch) & (past >= own))[None, :])
+
+
 def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """One layer of S bidirectional GRUs over x [S, B, L, I]; see ``reference.py``. Returns [S, B, L, 2H]."""
-    gates = input_gates(x, weight_ih, bias_ih)
-    return gru_recurrence(gates, lengths, weight_hh, bias_hh)
+    """One layer of S bidirectional GRUs over x [B, L, S, I]; see ``reference.py``. Returns [B, L, S, 2H]."""
+    return gru_recurrence(input_gates(x, weight_ih), lengths, weight_hh, bias_ih, bias_hh)
 
 
-def input_gates(x: Tensor, weight_ih: Tensor, bias_ih: Tensor) -> Tensor:
-    """The input's part of all gates, in one matrix product per stack: [S, B, L, I] -> [S, B, L, 2, 3H]."""
-    stacks, batch, length, width = x.shape
+def input_gates(x: Tensor, weight_ih: Tensor) -> Tensor:
+    """The input's part of all gates without its bias, one product per stack: [B, L, S, I] -> [S, B, L, 2, 3H]."""
+    batch, length, stacks, width = x.shape
     rows = weight_ih.shape[1] * weight_ih.shape[2]
-    flat = torch.baddbmm(
-        bias_ih.reshape(stacks, 1, rows),
-        x.reshape(stacks, batch * length, width),
-        weight_ih.reshape(stacks, rows, width).transpose(1, 2),
-    )
+    weight = weight_ih.reshape(stacks, rows, width).transpose(1, 2)
+    flat = torch.bmm(x.reshape(batch * length, stacks, width).transpose(0, 1), weight)
     return flat.view(stacks, batch, length, *weight_ih.shape[1:3])
 
 
 def gru_recurrence(
-    gates: Tensor, lengths: Tensor, weight_hh: Tensor, bias_hh: Tensor, variant: str | None = None
+    gates: Tensor,
+    lengths: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    variant: str | None = None,
 ) -> Tensor:
     """The loop over time of S bidirectional GRUs, in one launch.
 
     Args:
-        gates: [S, B, L, 2, 3H], the input's part of the gates r, z, n of both directions.
+        gates: [S, B, L, 2, 3H], the input's part of the gates r, z, n of both directions, without its bias.
         lengths: [B] int32, clips of each sample, 0..L.
-        weight_hh, bias_hh: [S, 2, 3H, H], [S, 2, 3H].
+        weight_hh, bias_ih, bias_hh: [S, 2, 3H, H], [S, 2, 3H], [S, 2, 3H].
         variant: ``one_row`` or ``batch_tile``; by default what suits the dtype, sizes and GPU.
 
     Returns:
-        [S, B, L, 2H] in ``gates.dtype``, zero past each length.
+        [B, L, S, 2H] in ``gates.dtype``, zero past each length.
 
     Raises:
         ValueError: H is more than ``LARGEST_HIDDEN``.
@@ -59,35 +216,33 @@ def gru_recurrence(
             f"bigru: got hidden size {hidden}, the kernel holds the weights of at most {LARGEST_HIDDEN}; "
             "leave 'bigru' out of use_ops() to run the reference"
         )
-    out = torch.empty((stacks, batch, length, 2 * hidden), dtype=gates.dtype, device=gates.device)
+    out = torch.empty((batch, length, stacks, 2 * hidden), dtype=gates.dtype, device=gates.device)
     if out.numel() == 0:
         return out
     chosen = variant or _choose(gates.dtype, hidden, 2 * stacks * batch, gates.device)
-    config = config_for("bigru", f"{chosen}_{_padded(hidden)}", gates.dtype, gates.device)
-    inputs = (gates.contiguous(), lengths.to(torch.int32).contiguous(), weight_hh.contiguous(), bias_hh.contiguous())
+    config = config_for("bigru", f"{chosen}_{padded(hidden)}", gates.dtype, gates.device)
+    inputs = (gates, lengths.to(torch.int32), weight_hh, bias_ih, bias_hh)
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
     _launch(chosen, inputs, out, config)
     return out
 
 
-def _launch(variant: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor], out: Tensor, config: LaunchConfig) -> None:
-    stacks, batch, length, width = out.shape
-    hidden = width // 2
-    sizes = {"H": hidden, "BLOCK_H": _padded(hidden)}
-    if variant == "one_row":
-        gru_one_row[(batch, 2 * stacks)](*inputs, batch, length, out, **sizes, **config.launch_options())
-    else:
-        tiles = triton.cdiv(batch, config.blocks["BLOCK_B"])
-        gru_batch_tile[(tiles, 2 * stacks)](*inputs, batch, length, out, **sizes, **config.launch_options())
+def _launch(variant: str, inputs: tuple[Tensor, ...], out: Tensor, config: LaunchConfig) -> None:
+    batch, length, stacks, width = out.shape
+    kernel = gru_one_row if variant == "one_row" else gru_batch_tile
+    grid = (triton.cdiv(batch, config.blocks.get("BLOCK_B", 1)), 2 * stacks)
+    kernel[grid](*inputs, batch, length, out, **constants(width // 2), **config.launch_options())
 
 
-def _padded(hidden: int) -> int:
-    return max(16, triton.next_power_of_2(hidden))
+def constants(hidden: int) -> dict[str, int]:
+    """Of both kernels, beside their blocks."""
+    return {"H": hidden, "BLOCK_H": padded(hidden)}
 
 
 def _choose(dtype: torch.dtype, hidden: int, recurrences: int, device: torch.device) -> str:
     if dtype == torch.float32:
         return "one_row"  # tensor cores have no fp32 product
-    config = config_for("bigru", f"one_row_{_padded(hidden)}", dtype, device)
+    config = config_for("bigru", f"one_row_{padded(hidden)}", dtype, device)
     warps = recurrences * config.num_warps
     return "one_row" if warps <= WARPS_PER_SM * _processors(device) else "batch_tile"
 
@@ -98,8 +253,8 @@ def _processors(device: torch.device) -> int:
 
 
 def _cases() -> Iterator[AotCase]:
-    for hidden, block in ((16, 16), (24, 32), (32, 32), (64, 64), (128, 128)):
-        sizes = {"H": hidden, "BLOCK_H": block}
+    for hidden in (16, 24, 32, 64, 128):
+        sizes, block = constants(hidden), padded(hidden)
         integers = {"lengths_ptr": "i32"}
         yield AotCase("bigru", f"one_row_{block}", gru_one_row, sizes, integers)
         yield AotCase("bigru", f"batch_tile_{block}", gru_batch_tile, sizes, integers, ("fp16", "bf16"))
@@ -116,16 +271,15 @@ def tuning_calls() -> Iterator[TuningCall]:
         hidden, stacks = case.constexprs["H"], 192 // case.constexprs["H"]
         tile = case.kernel is gru_batch_tile
         batch = 64 if tile else 1
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            name = dtype_name(dtype)
+        for name, dtype in STORAGE_DTYPES.items():
             if name not in case.dtypes:
                 continue
             gates = torch.randn(stacks, batch, 128, 2, 3 * hidden, dtype=dtype, device="cuda")
             lengths = torch.full((batch,), 128, dtype=torch.int32, device="cuda")
             weight = torch.randn(stacks, 2, 3 * hidden, hidden, dtype=dtype, device="cuda") * hidden**-0.5
             bias = torch.zeros(stacks, 2, 3 * hidden, dtype=dtype, device="cuda")
-            out = torch.empty(stacks, batch, 128, 2 * hidden, dtype=dtype, device="cuda")
-            arguments = ("batch_tile" if tile else "one_row", (gates, lengths, weight, bias), out)
+            out = torch.empty(batch, 128, stacks, 2 * hidden, dtype=dtype, device="cuda")
+            arguments = ("batch_tile" if tile else "one_row", (gates, lengths, weight, bias, bias), out)
             run = partial(_launch, *arguments)
             yield TuningCall(case.variant, name, run, _candidates(case, name))
 

@@ -1,11 +1,16 @@
 """Bidirectional GRU layer over ragged sequences, several independent stacks at once (step 13 of the network)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from img_deploy.kernels.checking import Tolerance
+
+TOLERANCES = {
+    "fp32": Tolerance(2e-5, 0.0, "fp32 sums over I and H in another order, and approximate exponentials, per step"),
+    "fp16": Tolerance(4e-3, 0.0, "the gates' input part and the output are rounded to 11 bits; a tile's state too"),
+    "bf16": Tolerance(3e-2, 0.0, "the gates' input part and the output are rounded to 8 bits; a tile's state too"),
+}
+"""Kernel against this in float64: storage dtype -> tolerance of the states, which lie in -1..1."""
 
 
 def bigru(
@@ -15,7 +20,6 @@ def bigru(
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
-    recurrence: Recurrence | None = None,
 ) -> Tensor:
     """One layer of S bidirectional GRUs; each sequence runs to its own length, as if packed.
 
@@ -23,25 +27,29 @@ def bigru(
     state stays zero, so the backward direction starts at the sequence's own last clip.
 
     Args:
-        x: [S, B, L, I].
+        x: [B, L, S, I].
         lengths: [B] int32, clips of each sample, 0..L.
         weight_ih, weight_hh: [S, 2, 3H, I], [S, 2, 3H, H]; direction 0 forward, 1 backward; gates r, z, n.
         bias_ih, bias_hh: [S, 2, 3H].
-        recurrence: the loop over time; :func:`recur` unless given.
 
     Returns:
-        [S, B, L, 2H] in ``x.dtype``, forward beside backward, zero past each length; the state is float32.
+        [B, L, S, 2H] in ``x.dtype``, forward beside backward, zero past each length; the state is float32.
     """
-    stacks, batch, length, _ = x.shape
+    batch, length, stacks, _ = x.shape
     hidden = weight_hh.shape[-1]
     real = torch.arange(length, device=x.device)[None, :] < lengths[:, None]  # [B, L]
-    gates = torch.einsum("sbli,sdgi->lsdbg", x, weight_ih) + bias_ih[:, :, None]  # [L, S, 2, B, 3H]
+    gates = torch.einsum("blsi,sdgi->lsdbg", x, weight_ih) + bias_ih[:, :, None]  # [L, S, 2, B, 3H]
     gates = torch.stack([gates[:, :, 0], gates[:, :, 1].flip(0)], dim=2).flatten(1, 2)  # [L, 2S, B, 3H]
     both = torch.stack([real, real.flip(1)]).repeat(stacks, 1, 1)  # [2S, B, L]
     keep = both.permute(2, 0, 1)[..., None]  # [L, 2S, B, 1]
-    states = (recurrence or recur)(gates, keep, weight_hh.flatten(0, 1), bias_hh.flatten(0, 1))
+    states = recur(gates, keep, weight_hh.flatten(0, 1), bias_hh.flatten(0, 1))
     out = states.permute(1, 2, 0, 3).reshape(stacks, 2, batch, length, hidden)
-    return torch.cat([out[:, 0], out[:, 1].flip(2)], dim=-1).to(x.dtype)
+    return torch.cat([out[:, 0], out[:, 1].flip(2)], dim=-1).to(x.dtype).permute(1, 2, 0, 3)
+
+
+def fake(x: Tensor, _lengths: Tensor, _weight_ih: Tensor, weight_hh: Tensor, *_: object) -> Tensor:
+    """Shape and dtype of the result."""
+    return x.new_empty((*x.shape[:3], 2 * weight_hh.shape[-1]))
 
 
 def recur(gates: Tensor, keep: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:

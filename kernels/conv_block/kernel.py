@@ -4,27 +4,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.launch import Shapes, calls_of, padded, run_over_rows
 from img_deploy.kernels.tiles import channels, layer_norm, linear, load_mask, load_rows, load_vector, spread, store_rows
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
 
-@triton.jit(do_not_specialize=["clips"])
+@triton.jit(do_not_specialize=["clips", "positions"])
 def conv_block_kernel(
     x_ptr,  # [B, L, D]
     mask_ptr,  # [B, L] bool
+    position_ptr,  # [P, D]
     norm_weight_ptr,  # [n, D]
     norm_bias_ptr,  # [n, D]
     depthwise_weight_ptr,  # [n, D, K]
     pointwise_weight_ptr,  # [n, D, D]
     pointwise_bias_ptr,  # [n, D]
     clips,  # L
+    positions,  # P, 1 or at least L
     out_ptr,  # [B, L, D]
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -49,6 +50,8 @@ def conv_block_kernel(
     rows = start + index
     channel, real = channels(tl.arange(0, WIDTH), DIM, 1, WIDTH)
     x = load_rows(x_ptr + sample * clips * DIM, rows, clips, channel, real, DIM).to(tl.float32)
+    at = tl.where(positions == 1, 0, rows)
+    x += load_rows(position_ptr, at, tl.minimum(clips, positions), channel, real, DIM).to(tl.float32)
     keep = load_mask(mask_ptr + sample * clips, rows, clips)
     for layer in range(LAYERS):
         normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
@@ -68,10 +71,11 @@ def conv_block_kernel(
     store_rows(out_ptr + sample * clips * DIM, x, rows, first, tl.minimum(end, clips), channel, real, DIM)
 
 
-def shapes(batch: int, clips: int, dim: int, layers: int, taps: int) -> Shapes:
+def shapes(batch: int, clips: int, dim: int, layers: int, taps: int, positions: int = 1) -> Shapes:
     return {
         "x": (batch, clips, dim),
         "mask": (batch, clips),
+        "position": (positions, dim),
         "norm_weight": (layers, dim),
         "norm_bias": (layers, dim),
         "depthwise_weight": (layers, dim, taps),
@@ -86,32 +90,30 @@ def conv_block(*inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
     """
-    (batch, clips, dim), depthwise = inputs[0].shape, inputs[4]
+    (batch, clips, dim), position, depthwise = inputs[0].shape, inputs[2], inputs[5]
     if depthwise.shape[-1] % 2 == 0:
         raise ValueError(f"conv_block: depthwise_weight: got {depthwise.shape[-1]} taps, expected an odd number")
-    check_inputs("conv_block", shapes(batch, clips, dim, len(depthwise), depthwise.shape[-1]), inputs)
-    out = torch.empty_like(inputs[0])
-    if out.numel():
-        _launch(inputs, out, config_for("conv_block", crowd(len(out)), out.dtype, out.device))
-    return out
+    if 1 != len(position) < clips:
+        raise ValueError(f"conv_block: position: got {len(position)} rows, expected 1 or one for each of {clips} clips")
+    expected = shapes(batch, clips, dim, len(depthwise), depthwise.shape[-1], len(position))
+    return run_over_rows("conv_block", expected, inputs, _launch)
+
+
+def constants(layers: int, dim: int, taps: int) -> dict[str, int]:
+    """Of the kernel, beside its blocks."""
+    return {"DIM": dim, "WIDTH": padded(dim), "LAYERS": layers, "TAPS": taps}
 
 
 def _launch(inputs: Sequence[Tensor], out: Tensor, config: LaunchConfig) -> None:
-    batch, clips, dim = out.shape
-    layers, _, taps = inputs[4].shape
+    batch, clips, _ = out.shape
+    layers, _, taps = inputs[5].shape
     rows, halo = config.blocks["ROWS"], layers * (taps // 2)
     if clips > rows <= 2 * halo:
         rows = padded(4 * halo)
         config = replace(config, blocks={**config.blocks, "ROWS": rows})
     blocks = 1 if clips <= rows else triton.cdiv(clips, rows - 2 * halo)
-    conv_block_kernel[(batch, blocks)](
-        *(*inputs, clips, out),
-        DIM=dim,
-        WIDTH=padded(dim),
-        LAYERS=layers,
-        TAPS=taps,
-        **config.launch_options(),
-    )
+    sizes = constants(*inputs[5].shape)
+    conv_block_kernel[(batch, blocks)](*inputs, clips, len(inputs[2]), out, **sizes, **config.launch_options())
 
 
 AOT_CASES = tuple(
@@ -119,13 +121,13 @@ AOT_CASES = tuple(
         op="conv_block",
         variant=variant,
         kernel=conv_block_kernel,
-        constexprs={"DIM": 128, "WIDTH": 128, "LAYERS": layers, "TAPS": 7},
+        constexprs=constants(layers, 128, 7),
         pointers={"mask_ptr": "i1"},
     )
-    for variant, layers in product(("few", "many"), (2, 4))
+    for variant, layers in product(BATCH_REGIMES, (2, 4))
 )
 
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips, four layers."""
-    return calls_of(lambda batch: shapes(batch, 128, 128, 4, 7), _launch)
+    return calls_of(lambda batch: shapes(batch, 128, 128, 4, 7, 128), _launch)

@@ -1,15 +1,27 @@
 """Stack of depthwise-separable convolutions over time (paper section 3.2; steps 3 and 14 of the network)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.checking import Tolerance
+from img_deploy.kernels.functional import depthwise_conv, dropout, layer_norm
 from img_deploy.kernels.linear_gradient import linear
-from img_deploy.kernels.pieces import depthwise_conv, dropout, layer_norm
+
+_ROUNDED = "rounded to {} bits: each layer's LayerNorm and depthwise outputs, but not the sum over layers"
+
+TOLERANCES = {
+    "fp32": Tolerance(5e-6, 1e-6, "fp32 sums in another order, approximate exponential and square root"),
+    "fp16": Tolerance(4e-3, 1e-3, _ROUNDED.format(11)),
+    "bf16": Tolerance(3e-2, 8e-3, _ROUNDED.format(8)),
+}
+"""Kernel against this in float64: storage dtype -> tolerance of the result, whose size is about 1 to 10."""
 
 
 def conv_block(
     x: Tensor,
     mask: Tensor,
+    position: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
     depthwise_weight: Tensor,
@@ -17,7 +29,7 @@ def conv_block(
     pointwise_bias: Tensor,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """``n`` times ``x + ReLU(pointwise(depthwise(LN(x))))``.
+    """``x + position``, then ``n`` times ``x + ReLU(pointwise(depthwise(LN(x))))``.
 
     What lies at padded positions is zeroed before each convolution (after the LayerNorm, whose bias would
     otherwise leak), so a padded sequence gives what it gives alone.
@@ -25,6 +37,7 @@ def conv_block(
     Args:
         x: [B, L, D].
         mask: [B, L] bool, True at real positions.
+        position: [P, D], a row for each position (P >= L) or one for all.
         norm_weight, norm_bias: [n, D].
         depthwise_weight: [n, D, K], K odd, no bias, zero padding K // 2.
         pointwise_weight, pointwise_bias: [n, D, D], [n, D].
@@ -33,6 +46,9 @@ def conv_block(
     Returns:
         [B, L, D] in ``x.dtype``.
     """
+    # An index instead of a slice: an exported body must not depend on how long a sequence may be.
+    rows = position if len(position) == 1 else position[torch.arange(x.shape[1], device=x.device)]
+    x = x + rows
     keep = mask[..., None].to(x.dtype)
     for layer in range(norm_weight.shape[0]):
         normed = layer_norm(x, norm_weight[layer], norm_bias[layer]) * keep

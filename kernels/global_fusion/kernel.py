@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.launch import Shapes, calls_of, launch_over_rows, run_over_rows
 from img_deploy.kernels.tiles import (
     attention_pool,
     channels,
@@ -20,7 +19,7 @@ from img_deploy.kernels.tiles import (
     store_rows,
     vector_linear,
 )
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
 
 @triton.jit
@@ -109,21 +108,11 @@ def global_fusion(*inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
     """
-    check_inputs("global_fusion", shapes(*inputs[0].shape), inputs)
-    out = torch.empty_like(inputs[0])
-    if out.numel():
-        _launch(inputs, out, config_for("global_fusion", crowd(len(out)), out.dtype, out.device))
-    return out
+    return run_over_rows("global_fusion", shapes(*inputs[0].shape), inputs, _launch)
 
 
 def _launch(inputs: Sequence[Tensor], out: Tensor, config: LaunchConfig) -> None:
-    batch, clips, dim = out.shape
-    global_fusion_kernel[(batch, triton.cdiv(clips, config.blocks["ROWS"]))](
-        *(*inputs, clips, out),
-        DIM=dim,
-        WIDTH=padded(dim),
-        **config.launch_options(),
-    )
+    launch_over_rows(global_fusion_kernel, (out.shape[1],), inputs, out, config)
 
 
 AOT_CASES = tuple(
@@ -134,7 +123,7 @@ AOT_CASES = tuple(
         constexprs={"DIM": 128, "WIDTH": 128},
         pointers={"mask_ptr": "i1", "importance_ptr": "fp32"},
     )
-    for variant in ("few", "many")
+    for variant in BATCH_REGIMES
 )
 
 

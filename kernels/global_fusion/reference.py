@@ -3,8 +3,18 @@
 import torch
 from torch import Tensor
 
+from img_deploy.kernels.checking import Tolerance
+from img_deploy.kernels.functional import attention_pool, dropout, gate, restored, shrunk
 from img_deploy.kernels.linear_gradient import linear
-from img_deploy.kernels.pieces import attention_pool, dropout, gate
+
+_ROUNDED = "rounded to {} bits: the result; what enters the projection is exact"
+
+TOLERANCES = {
+    "fp32": Tolerance(4e-6, 1e-6, "fp32 sums in another order, approximate exponential and square root"),
+    "fp16": Tolerance(1.5e-3, 1e-3, _ROUNDED.format(11)),
+    "bf16": Tolerance(1e-2, 8e-3, _ROUNDED.format(8)),
+}
+"""Kernel against this in float64: storage dtype -> tolerance of the result, whose size is about 1 to 10."""
 
 
 def global_fusion(
@@ -39,5 +49,5 @@ def global_fusion(
     for index, x in enumerate((visual, audio)):
         pooled = attention_pool(x, pool_weight[index], mask)[:, None].expand_as(x)
         hidden = dropout(torch.cat([pooled, x], dim=-1), dropout_p)  # [B, L, 2D]
-        branches.append(linear(hidden, proj_weight[index], proj_bias[index]))
-    return gate(branches[0], branches[1], importance, norm_weight, norm_bias)
+        branches.append(restored(linear(shrunk(hidden), proj_weight[index], shrunk(proj_bias[index]))))
+    return gate(branches[0], branches[1], importance, norm_weight, norm_bias).to(visual.dtype)

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from img_deploy.kernels import functional
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.launch import Shapes, calls_of, launch_over_rows, run_over_rows
 from img_deploy.kernels.tiles import channels, layer_norm, linear, load_mask, load_rows, load_vector, spread, store_rows
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
+
+FP16_SCALE = tl.constexpr(functional.FP16_SCALE)
 
 
 @triton.jit
@@ -48,11 +50,16 @@ def _branch(
     x = tl.where(load_mask(mask_ptr, rows, clips)[:, None], x, 0.0)
     one = x * load_vector(conv1_weight_ptr, channel, real)[None, :] + load_vector(conv_bias_ptr, channel, real)[None, :]
 
-    acc = spread(load_vector(proj_bias_ptr, channel, real), ROWS)
-    acc = linear(acc, tl.maximum(one, 0.0).to(storage), proj_weight_ptr, 3 * DIM, DIM, 1, WIDTH, CHUNK)
-    acc = linear(acc, tl.maximum(three, 0.0).to(storage), proj_weight_ptr + DIM, 3 * DIM, DIM, 1, WIDTH, CHUNK)
-    acc = linear(acc, tl.maximum(five, 0.0).to(storage), proj_weight_ptr + 2 * DIM, 3 * DIM, DIM, 1, WIDTH, CHUNK)
-    return layer_norm(acc, norm_weight_ptr, norm_bias_ptr, channel, real, DIM)
+    # Sums of taps may leave the range of fp16 where clips do not; the factor is exact and taken out before the norm.
+    SCALE: tl.constexpr = FP16_SCALE if storage == tl.float16 else 1.0
+    one = (tl.maximum(one, 0.0) * SCALE).to(storage)
+    three = (tl.maximum(three, 0.0) * SCALE).to(storage)
+    five = (tl.maximum(five, 0.0) * SCALE).to(storage)
+    acc = spread(load_vector(proj_bias_ptr, channel, real) * SCALE, ROWS)
+    acc = linear(acc, one, proj_weight_ptr, 3 * DIM, DIM, 1, WIDTH, CHUNK)
+    acc = linear(acc, three, proj_weight_ptr + DIM, 3 * DIM, DIM, 1, WIDTH, CHUNK)
+    acc = linear(acc, five, proj_weight_ptr + 2 * DIM, 3 * DIM, DIM, 1, WIDTH, CHUNK)
+    return layer_norm(acc / SCALE, norm_weight_ptr, norm_bias_ptr, channel, real, DIM)
 
 
 @triton.jit(do_not_specialize=["clips"])
@@ -120,21 +127,11 @@ def local_fusion(*inputs: Tensor) -> Tensor:
     Raises:
         ValueError: a tensor's shape, dtype, device or memory layout is not what the kernel reads.
     """
-    check_inputs("local_fusion", shapes(*inputs[0].shape), inputs)
-    out = torch.empty_like(inputs[0])
-    if out.numel():
-        _launch(inputs, out, config_for("local_fusion", crowd(len(out)), out.dtype, out.device))
-    return out
+    return run_over_rows("local_fusion", shapes(*inputs[0].shape), inputs, _launch)
 
 
 def _launch(inputs: Sequence[Tensor], out: Tensor, config: LaunchConfig) -> None:
-    batch, clips, dim = out.shape
-    local_fusion_kernel[(batch, triton.cdiv(clips, config.blocks["ROWS"]))](
-        *(*inputs, clips, out),
-        DIM=dim,
-        WIDTH=padded(dim),
-        **config.launch_options(),
-    )
+    launch_over_rows(local_fusion_kernel, (out.shape[1],), inputs, out, config)
 
 
 AOT_CASES = tuple(
@@ -145,7 +142,7 @@ AOT_CASES = tuple(
         constexprs={"DIM": 128, "WIDTH": 128},
         pointers={"mask_ptr": "i1", "importance_ptr": "fp32"},
     )
-    for variant in ("few", "many")
+    for variant in BATCH_REGIMES
 )
 
 

@@ -4,8 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from img_deploy.kernels.checking import Tolerance
+from img_deploy.kernels.functional import depthwise_conv, dropout, gate, restored, shrunk
 from img_deploy.kernels.linear_gradient import linear
-from img_deploy.kernels.pieces import depthwise_conv, dropout, gate
+
+_ROUNDED = "rounded to {} bits: the convolutions' outputs and the result"
+
+TOLERANCES = {
+    "fp32": Tolerance(4e-6, 1e-6, "fp32 sums in another order, approximate exponential and square root"),
+    "fp16": Tolerance(2e-3, 1e-3, _ROUNDED.format(11)),
+    "bf16": Tolerance(1.5e-2, 8e-3, _ROUNDED.format(8)),
+}
+"""Kernel against this in float64: storage dtype -> tolerance of the result, whose size is about 1 to 10."""
 
 
 def local_fusion(
@@ -41,11 +51,11 @@ def local_fusion(
     """
     keep = mask[..., None].to(visual.dtype)
     branches = []
-    for index, x in enumerate((visual * keep, audio * keep)):
+    for index, x in enumerate((shrunk(visual * keep), shrunk(audio * keep))):
         widths = [
-            F.relu(depthwise_conv(x, weight[index], conv_bias[index, width]))
+            F.relu(depthwise_conv(x, weight[index], shrunk(conv_bias[index, width])))
             for width, weight in enumerate((conv1_weight, conv3_weight, conv5_weight))
         ]
         hidden = dropout(torch.cat(widths, dim=-1), dropout_p)  # [B, L, 3D]
-        branches.append(linear(hidden, proj_weight[index], proj_bias[index]))
-    return gate(branches[0], branches[1], importance, norm_weight, norm_bias)
+        branches.append(restored(linear(hidden, proj_weight[index], shrunk(proj_bias[index]))))
+    return gate(branches[0], branches[1], importance, norm_weight, norm_bias).to(visual.dtype)

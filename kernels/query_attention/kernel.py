@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, calls_of, check_inputs, crowd, padded
+from img_deploy.kernels.launch import Shapes, calls_of, launch_over_rows, run_over_rows
+from img_deploy.kernels.query_attention import reference
 from img_deploy.kernels.tiles import (
     MASKED,
     attention_pool,
@@ -18,11 +18,12 @@ from img_deploy.kernels.tiles import (
     load_rows,
     load_vector,
     mask_scores,
-    spread,
     store_rows,
     vector_linear,
 )
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
+from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
+
+SAFE_IN_FP16 = tl.constexpr(reference.SAFE_IN_FP16)
 
 
 @triton.jit
@@ -137,17 +138,23 @@ def query_attention_kernel(
     q2c = q2c / total[:, None]
 
     clip = load_rows(clips_ptr, rows, clips, channel, real, DIM).to(tl.float32)
-    acc = spread(load_vector(attention_bias_ptr, channel, real), ROWS)
+    shrink = tl.full([ROWS], 1.0, tl.float32)
+    if storage == tl.float16:  # a product of clips may leave its range: such a row is computed at a smaller scale
+        factor = tl.maximum(tl.maximum(tl.abs(c2q), tl.abs(q2c)), 1.0)
+        largest = tl.max(tl.maximum(tl.abs(clip), 1.0) * factor, axis=1)
+        shrink = tl.minimum(SAFE_IN_FP16 / largest, 1.0)
+        clip = clip * shrink[:, None]
+    acc = load_vector(attention_bias_ptr, channel, real)[None, :] * shrink[:, None]
     for part in range(4):  # [C; c2q; C * c2q; C * q2c]
-        left = tl.where(part == 1, 1.0, clip)
+        left = tl.where(part == 1, shrink[:, None], clip)
         right = tl.where(part == 0, 1.0, tl.where(part == 3, q2c, c2q))
         tile = (left * right).to(storage)
         acc = linear(acc, tile, attention_weight_ptr + part * DIM, 4 * DIM, DIM, 1, WIDTH, CHUNK)
 
     pooled = attention_pool(words_ptr, pool_weight_ptr, word_mask_ptr, words, channel, real, DIM, WORDS)
     common = vector_linear(pooled, concat_weight_ptr + DIM, 2 * DIM, DIM) + load_vector(concat_bias_ptr, channel, real)
-    out = spread(common, ROWS)
-    out = linear(out, acc.to(storage), concat_weight_ptr, 2 * DIM, DIM, 1, WIDTH, CHUNK)
+    out = common[None, :] * shrink[:, None]
+    out = linear(out, acc.to(storage), concat_weight_ptr, 2 * DIM, DIM, 1, WIDTH, CHUNK) / shrink[:, None]
     store_rows(out_ptr + sample * clips * DIM, out, rows, 0, clips, channel, real, DIM)
 
 
@@ -177,21 +184,11 @@ def query_attention(*inputs: Tensor) -> Tensor:
     batch, clips, dim = inputs[0].shape
     if not inputs[1].shape[1]:
         raise ValueError("query_attention: words: got none, expected at least 1 (its mask may be False)")
-    check_inputs("query_attention", shapes(batch, clips, inputs[1].shape[1], dim), inputs)
-    out = torch.empty_like(inputs[0])
-    if out.numel():
-        _launch(inputs, out, config_for("query_attention", crowd(len(out)), out.dtype, out.device))
-    return out
+    return run_over_rows("query_attention", shapes(batch, clips, inputs[1].shape[1], dim), inputs, _launch)
 
 
 def _launch(inputs: Sequence[Tensor], out: Tensor, config: LaunchConfig) -> None:
-    batch, clips, dim = out.shape
-    query_attention_kernel[(batch, triton.cdiv(clips, config.blocks["ROWS"]))](
-        *(*inputs, clips, inputs[1].shape[1], out),
-        DIM=dim,
-        WIDTH=padded(dim),
-        **config.launch_options(),
-    )
+    launch_over_rows(query_attention_kernel, (out.shape[1], inputs[1].shape[1]), inputs, out, config)
 
 
 AOT_CASES = tuple(
@@ -202,7 +199,7 @@ AOT_CASES = tuple(
         constexprs={"DIM": 128, "WIDTH": 128},
         pointers={"clip_mask_ptr": "i1", "word_mask_ptr": "i1"},
     )
-    for variant in ("few", "many")
+    for variant in BATCH_REGIMES
 )
 
 

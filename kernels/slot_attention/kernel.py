@@ -5,68 +5,279 @@ is the same for every clip, which the softmax over clips does not see; and its u
 the weights a sum to one. So the clips are only normalised, and two products of [clips, D] with [D, D] are replaced by
 two of [slots, D] with [D, D] per iteration.
 
-Two kernels: ``rows.py`` for fp16 and bf16 (tensor cores, all slots of a sample together) and ``one_slot.py`` for fp32
-(plain fp32 products, one slot per program), which takes the other types as well.
+Two kernels: ``slot_attention_rows`` for fp16 and bf16 (tensor cores; the slots of one modality of one sample are the
+rows of a tile) and ``slot_attention_one_slot`` for fp32 (plain fp32 products; one slot per program, as the softmax runs
+over clips and slots do not meet), which takes the other types as well.
 """
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
-from img_deploy.kernels.launch import Shapes, check_inputs, padded
-from img_deploy.kernels.slot_attention.one_slot import slot_attention_one_slot
-from img_deploy.kernels.slot_attention.rows import slot_attention_rows
-from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for, dtype_name
+from img_deploy.kernels.launch import STORAGE_DTYPES, Shapes, check_inputs, padded
+from img_deploy.kernels.matvec import LOG2_E, in_chunks, load_weight, next_state, product
+from img_deploy.kernels.tiles import layer_norm, load_rows, load_vector, mask_scores
+from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
+EPS = tl.constexpr(1e-5)
+"""Of the three LayerNorms."""
 LARGEST_DIM = 128
 """Up to this size a weight fits the registers of one block."""
 
 
-def slot_attention(
-    visual: Tensor,
-    audio: Tensor,
-    mask: Tensor,
-    slots: Tensor,
-    norm_input_weight: Tensor,
-    norm_input_bias: Tensor,
-    norm_slots_weight: Tensor,
-    norm_slots_bias: Tensor,
-    norm_mlp_weight: Tensor,
-    norm_mlp_bias: Tensor,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor,
-    gru_weight_ih: Tensor,
-    gru_weight_hh: Tensor,
-    gru_bias_ih: Tensor,
-    gru_bias_hh: Tensor,
-    mlp_weight: Tensor,
-    mlp_bias: Tensor,
-    iterations: int,
-    variant: str | None = None,
-) -> Tensor:
-    """Refine slots [2, B, K, D] over clips [B, L, D] of both modalities; see ``reference.py`` for the arguments.
+@triton.jit
+def load_square(matrix_ptr, index, column, D: tl.constexpr):
+    """The ``index``-th [D, D] matrix of a row of them, padded to [BLOCK_D, BLOCK_D]."""
+    inside = (column < D)[:, None] & (column < D)[None, :]
+    return tl.load(matrix_ptr + index * D * D + column[:, None] * D + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def load_bias(bias_ptr, index, column, D: tl.constexpr):
+    return tl.load(bias_ptr + index * D + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def times(tile, matrix):
+    """Tile [ROWS, D] times the transpose of a weight [D out, D in]: [ROWS, D] fp32."""
+    return tl.dot(tile, tl.trans(matrix))
+
+
+@triton.jit
+def attend_rows(
+    query, x_ptr, mask_ptr, norm_weight_ptr, norm_bias_ptr, length, column, D: tl.constexpr, BLOCK_L: tl.constexpr
+):
+    """Mean of the normalised clips x [length, D], weighted by softmax(query · clip) over the real ones. [ROWS, D]."""
+    top = tl.full([query.shape[0]], float("-inf"), tl.float32)
+    total = tl.zeros([query.shape[0]], tl.float32)
+    mean = tl.zeros(query.shape, tl.float32)
+    for first in range(0, length, BLOCK_L):
+        clip = first + tl.arange(0, BLOCK_L)
+        x = load_rows(x_ptr, clip, length, column, column < D, D).to(tl.float32)
+        x = layer_norm(x, norm_weight_ptr, norm_bias_ptr, column, column < D, D, EPS).to(query.dtype)
+        real = tl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
+        score = mask_scores(tl.dot(query, tl.trans(x)), real[None, :], (clip < length)[None, :])  # [ROWS, BLOCK_L]
+        new_top = tl.maximum(top, tl.max(score, axis=1))
+        share = tl.exp2(score - new_top[:, None])
+        kept = tl.exp2(top - new_top)
+        total = total * kept + tl.sum(share, axis=1)
+        mean = tl.dot(share.to(query.dtype), x, mean * kept[:, None])
+        top = new_top
+    return mean / total[:, None]
+
+
+@triton.jit
+def slot_attention_rows(
+    visual_ptr,  # [B, L, D]
+    audio_ptr,  # [B, L, D]
+    mask_ptr,  # [B, L] bool
+    slots_ptr,  # [2, B, K, D]
+    norm_input_weight_ptr,  # [2, D]; so are the next five
+    norm_input_bias_ptr,
+    norm_slots_weight_ptr,
+    norm_slots_bias_ptr,
+    norm_mlp_weight_ptr,
+    norm_mlp_bias_ptr,
+    qkv_weight_ptr,  # [2, 3D, D]
+    qkv_bias_ptr,  # [2, 3D]
+    gru_weight_ih_ptr,  # [2, 3D, D]
+    gru_weight_hh_ptr,  # [2, 3D, D]
+    gru_bias_ih_ptr,  # [2, 3D]
+    gru_bias_hh_ptr,  # [2, 3D]
+    mlp_weight_ptr,  # [2, 2, D, D]
+    mlp_bias_ptr,  # [2, 2, D]
+    batch,
+    length,
+    count,  # slots, K
+    out_ptr,  # [2, B, K, D]
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,  # power of two >= D
+    ITERATIONS: tl.constexpr,
+    ROWS: tl.constexpr,  # slots per program, at least what a tensor core takes
+    BLOCK_L: tl.constexpr,  # clips at a time
+):
+    dtype = out_ptr.dtype.element_ty
+    sample, modality = tl.program_id(0), tl.program_id(1)
+    column = tl.arange(0, BLOCK_D)
+    real = column < D
+    slot = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    own = ((modality * batch + sample) * count + slot).to(tl.int64)
+    inside = (slot < count)[:, None] & real[None, :]
+    x_ptr = tl.where(modality == 0, visual_ptr, audio_ptr) + sample.to(tl.int64) * length * D
+    mask_ptr += sample.to(tl.int64) * length
+    norms = modality * D
+    qkv_ptr, qkv_bias_ptr = qkv_weight_ptr + modality * 3 * D * D, qkv_bias_ptr + modality * 3 * D
+    ih_ptr, ih_bias_ptr = gru_weight_ih_ptr + modality * 3 * D * D, gru_bias_ih_ptr + modality * 3 * D
+    hh_ptr, hh_bias_ptr = gru_weight_hh_ptr + modality * 3 * D * D, gru_bias_hh_ptr + modality * 3 * D
+    mlp_ptr, mlp_bias_ptr = mlp_weight_ptr + modality * 2 * D * D, mlp_bias_ptr + modality * 2 * D
+
+    state = tl.load(slots_ptr + own[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    turn = 0
+    while turn < ITERATIONS:  # a ``for`` loop would have the compiler read all weights before it, and not fit
+        normed = layer_norm(state, norm_slots_weight_ptr + norms, norm_slots_bias_ptr + norms, column, real, D, EPS)
+        normed = normed.to(dtype)
+        query = times(normed, load_square(qkv_ptr, 0, column, D)) + load_bias(qkv_bias_ptr, 0, column, D)
+        folded = tl.dot(query.to(dtype), load_square(qkv_ptr, 1, column, D))
+        folded = (folded * (LOG2_E * D**-0.5)).to(dtype)  # scores in powers of two
+        mean = attend_rows(
+            *(folded, x_ptr, mask_ptr, norm_input_weight_ptr + norms, norm_input_bias_ptr + norms),
+            *(length, column, D, BLOCK_L),
+        ).to(dtype)
+        update = times(mean, load_square(qkv_ptr, 2, column, D)) + load_bias(qkv_bias_ptr, 2, column, D)
+        update, before = update.to(dtype), state.to(dtype)
+
+        r_sum, z_sum = tl.zeros_like(state), tl.zeros_like(state)
+        n_x, n_h = tl.zeros_like(state), tl.zeros_like(state)
+        for gate in range(3):  # r, z, n
+            n_x = times(update, load_square(ih_ptr, gate, column, D)) + load_bias(ih_bias_ptr, gate, column, D)
+            n_h = times(before, load_square(hh_ptr, gate, column, D)) + load_bias(hh_bias_ptr, gate, column, D)
+            r_sum = tl.where(gate == 0, n_x + n_h, r_sum)
+            z_sum = tl.where(gate == 1, n_x + n_h, z_sum)
+        state = next_state(state, r_sum, z_sum, n_x, n_h)
+
+        hidden = layer_norm(state, norm_mlp_weight_ptr + norms, norm_mlp_bias_ptr + norms, column, real, D, EPS)
+        hidden = times(hidden.to(dtype), load_square(mlp_ptr, 0, column, D)) + load_bias(mlp_bias_ptr, 0, column, D)
+        hidden = tl.maximum(hidden, 0.0).to(dtype)
+        state += times(hidden, load_square(mlp_ptr, 1, column, D)) + load_bias(mlp_bias_ptr, 1, column, D)
+        turn += 1
+    tl.store(out_ptr + own[:, None] * D + column[None, :], state.to(dtype), mask=inside)
+
+
+@triton.jit
+def layer_norm_vector(vector, weight_ptr, bias_ptr, column, D: tl.constexpr):
+    """LayerNorm of an fp32 vector [BLOCK_D]; 0 from D on."""
+    real = column < D
+    centred = tl.where(real, vector - tl.sum(vector, axis=0) / D, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / D + EPS)
+    return centred * scale * load_vector(weight_ptr, column, real) + load_vector(bias_ptr, column, real)
+
+
+@triton.jit
+def linear_vector(vector, weight_ptr, bias_ptr, column, D: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A [D, D] weight times the vector, plus a bias."""
+    COUNT: tl.constexpr = vector.shape[0] // BLOCK_K
+    weight = load_weight(weight_ptr, 0, column, D, COUNT, BLOCK_K)
+    return product(weight, in_chunks(vector, COUNT, BLOCK_K), COUNT) + load_vector(bias_ptr, column, column < D)
+
+
+@triton.jit
+def attend_one(
+    query, x_ptr, mask_ptr, norm_weight_ptr, norm_bias_ptr, length, column, D: tl.constexpr, BLOCK_L: tl.constexpr
+):
+    """Mean of the normalised clips x [length, D], weighted by softmax(query · clip / sqrt(D)) over the real ones."""
+    top, total = float("-inf"), 0.0
+    mean = tl.zeros([BLOCK_L, query.shape[0]], tl.float32)
+    for first in range(0, length, BLOCK_L):
+        clip = first + tl.arange(0, BLOCK_L)
+        x = load_rows(x_ptr, clip, length, column, column < D, D).to(tl.float32)
+        x = layer_norm(x, norm_weight_ptr, norm_bias_ptr, column, column < D, D, EPS)
+        real = tl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
+        score = tl.sum(x * query[None, :], axis=1) * (LOG2_E * D**-0.5)  # in powers of two
+        score = mask_scores(score, real, clip < length)
+        new_top = tl.maximum(top, tl.max(score, axis=0))
+        share, kept = tl.exp2(score - new_top), tl.exp2(top - new_top)
+        total = total * kept + tl.sum(share, axis=0)
+        mean = mean * kept + share[:, None] * x
+        top = new_top
+    return tl.sum(mean, axis=0) / total
+
+
+@triton.jit
+def slot_attention_one_slot(
+    visual_ptr,  # [B, L, D]
+    audio_ptr,  # [B, L, D]
+    mask_ptr,  # [B, L] bool
+    slots_ptr,  # [2, B, K, D]
+    norm_input_weight_ptr,  # [2, D]; so are the next five
+    norm_input_bias_ptr,
+    norm_slots_weight_ptr,
+    norm_slots_bias_ptr,
+    norm_mlp_weight_ptr,
+    norm_mlp_bias_ptr,
+    qkv_weight_ptr,  # [2, 3D, D]
+    qkv_bias_ptr,  # [2, 3D]
+    gru_weight_ih_ptr,  # [2, 3D, D]
+    gru_weight_hh_ptr,  # [2, 3D, D]
+    gru_bias_ih_ptr,  # [2, 3D]
+    gru_bias_hh_ptr,  # [2, 3D]
+    mlp_weight_ptr,  # [2, 2, D, D]
+    mlp_bias_ptr,  # [2, 2, D]
+    batch,
+    length,
+    count,  # slots, K
+    out_ptr,  # [2, B, K, D]
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,  # power of two >= D
+    ITERATIONS: tl.constexpr,
+    BLOCK_L: tl.constexpr,  # clips at a time
+    BLOCK_K: tl.constexpr,  # columns of a weight per piece
+):
+    sample, modality, slot = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    column = tl.arange(0, BLOCK_D)
+    own = ((modality * batch + sample) * count + slot).to(tl.int64) * D
+    x_ptr = tl.where(modality == 0, visual_ptr, audio_ptr) + sample.to(tl.int64) * length * D
+    mask_ptr += sample.to(tl.int64) * length
+    norm = modality * D
+    norm_x_weight, norm_x_bias = norm_input_weight_ptr + norm, norm_input_bias_ptr + norm
+    norm_slots_weight, norm_slots_bias = norm_slots_weight_ptr + norm, norm_slots_bias_ptr + norm
+    norm_mlp_weight, norm_mlp_bias = norm_mlp_weight_ptr + norm, norm_mlp_bias_ptr + norm
+    three, two = modality * 3 * D, modality * 2 * D
+    qkv, qkv_bias = qkv_weight_ptr + three * D, qkv_bias_ptr + three
+    ih, ih_bias = gru_weight_ih_ptr + three * D, gru_bias_ih_ptr + three
+    hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
+    mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
+    square = (column < D)[:, None] & (column < D)[None, :]
+
+    state = load_vector(slots_ptr + own, column, column < D)
+    turn = 0
+    while turn < ITERATIONS:  # a ``for`` loop would have the compiler read all weights before it, and spill them
+        normed = layer_norm_vector(state, norm_slots_weight, norm_slots_bias, column, D)
+        query = linear_vector(normed, qkv, qkv_bias, column, D, BLOCK_K)
+        keys = tl.load(qkv + D * D + column[:, None] * D + column[None, :], mask=square, other=0.0).to(tl.float32)
+        query = tl.sum(keys * query[:, None], axis=0)
+        mean = attend_one(query, x_ptr, mask_ptr, norm_x_weight, norm_x_bias, length, column, D, BLOCK_L)
+        update = linear_vector(mean, qkv + 2 * D * D, qkv_bias + 2 * D, column, D, BLOCK_K)
+
+        r_sum, z_sum = tl.zeros_like(state), tl.zeros_like(state)
+        n_x, n_h = tl.zeros_like(state), tl.zeros_like(state)
+        for gate in range(3):  # r, z, n
+            n_x = linear_vector(update, ih + gate * D * D, ih_bias + gate * D, column, D, BLOCK_K)
+            n_h = linear_vector(state, hh + gate * D * D, hh_bias + gate * D, column, D, BLOCK_K)
+            r_sum = tl.where(gate == 0, n_x + n_h, r_sum)
+            z_sum = tl.where(gate == 1, n_x + n_h, z_sum)
+        state = next_state(state, r_sum, z_sum, n_x, n_h)
+
+        normed = layer_norm_vector(state, norm_mlp_weight, norm_mlp_bias, column, D)
+        hidden = tl.maximum(linear_vector(normed, mlp, mlp_bias, column, D, BLOCK_K), 0.0)
+        state += linear_vector(hidden, mlp + D * D, mlp_bias + D, column, D, BLOCK_K)
+        turn += 1
+    tl.store(out_ptr + own + column, state.to(out_ptr.dtype.element_ty), mask=column < D)
+
+
+def slot_attention(*given: Any, variant: str | None = None) -> Tensor:
+    """Refine slots [2, B, K, D] over clips [B, L, D] of both modalities. Arguments, in order: see ``reference.py``.
 
     ``variant`` is ``rows`` or ``one_slot``; by default what suits the dtype.
 
     Raises:
         ValueError: an argument does not fit the others, or D is more than ``LARGEST_DIM``.
     """
-    dim = visual.shape[-1]
-    if dim > LARGEST_DIM:
+    *tensors, iterations = given
+    inputs = tuple(tensor.contiguous() for tensor in tensors)
+    visual, slots = inputs[0], inputs[3]
+    if visual.shape[-1] > LARGEST_DIM:
         raise ValueError(
-            f"slot_attention: got width {dim}, the kernel takes at most {LARGEST_DIM}; "
+            f"slot_attention: got width {visual.shape[-1]}, the kernel takes at most {LARGEST_DIM}; "
             "leave 'slot_attention' out of use_ops() to run the reference"
         )
-    norms = (norm_input_weight, norm_input_bias, norm_slots_weight, norm_slots_bias, norm_mlp_weight, norm_mlp_bias)
-    gru = (gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh)
-    given = (visual, audio, mask, slots, *norms, qkv_weight, qkv_bias, *gru, mlp_weight, mlp_bias)
-    inputs = tuple(tensor.contiguous() for tensor in given)
-    check_inputs("slot_attention", _shapes(*visual.shape, slots.shape[2]), inputs)
-    out = torch.empty_like(inputs[3])
+    check_inputs("slot_attention", shapes(*visual.shape, slots.shape[2]), inputs)
+    out = torch.empty_like(slots)
     if out.numel() == 0 or visual.shape[1] == 0:
         return out.zero_()
     chosen = variant or ("one_slot" if visual.dtype == torch.float32 else "rows")
@@ -77,12 +288,17 @@ def slot_attention(
 def _launch(variant: str, inputs: tuple[Tensor, ...], out: Tensor, iterations: int, config: LaunchConfig) -> None:
     _, batch, count, dim = out.shape
     kernel = slot_attention_rows if variant == "rows" else slot_attention_one_slot
-    sizes = {"D": dim, "BLOCK_D": padded(dim), "ITERATIONS": iterations}
     grid = (batch, 2, triton.cdiv(count, config.blocks.get("ROWS", 1)))
-    kernel[grid](*inputs, batch, inputs[0].shape[1], count, out, **sizes, **config.launch_options())
+    numbers = (batch, inputs[0].shape[1], count)
+    kernel[grid](*inputs, *numbers, out, **constants(dim, iterations), **config.launch_options())
 
 
-def _shapes(batch: int, length: int, dim: int, count: int) -> Shapes:
+def constants(dim: int, iterations: int) -> dict[str, int]:
+    """Of both kernels, beside their blocks."""
+    return {"D": dim, "BLOCK_D": padded(dim), "ITERATIONS": iterations}
+
+
+def shapes(batch: int, length: int, dim: int, count: int) -> Shapes:
     norm_names = [f"norm_{where}_{part}" for where in ("input", "slots", "mlp") for part in ("weight", "bias")]
     return {
         "visual": (batch, length, dim),
@@ -101,23 +317,20 @@ def _shapes(batch: int, length: int, dim: int, count: int) -> Shapes:
     }
 
 
-_SIZES = {"D": 128, "BLOCK_D": 128, "ITERATIONS": 3}
-_MASK = {"mask_ptr": "i1"}
 AOT_CASES = (
-    AotCase("slot_attention", "rows", slot_attention_rows, _SIZES, _MASK, ("fp16", "bf16")),
-    AotCase("slot_attention", "one_slot", slot_attention_one_slot, _SIZES, _MASK, ("fp32",)),
+    AotCase("slot_attention", "rows", slot_attention_rows, constants(128, 3), {"mask_ptr": "i1"}, ("fp16", "bf16")),
+    AotCase("slot_attention", "one_slot", slot_attention_one_slot, constants(128, 3), {"mask_ptr": "i1"}, ("fp32",)),
 )
 
 
 def tuning_calls() -> Iterator[TuningCall]:
     """One sample of 128 clips and three slots."""
     for case in AOT_CASES:
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            name = dtype_name(dtype)
+        for name, dtype in STORAGE_DTYPES.items():
             if name not in case.dtypes:
                 continue
-            shapes = _shapes(1, 128, 128, 3)
-            inputs = tuple(torch.randn(shape, device="cuda").to(dtype) * 0.1 for shape in shapes.values())
+            drawn = shapes(1, 128, 128, 3).values()
+            inputs = tuple(torch.randn(shape, device="cuda").to(dtype) * 0.1 for shape in drawn)
             inputs = (*inputs[:2], torch.ones(1, 128, dtype=torch.bool, device="cuda"), *inputs[3:])
             run = partial(_launch, case.variant, inputs, torch.empty_like(inputs[3]), 3)
             yield TuningCall(case.variant, name, run, _candidates(case.variant))

@@ -1,13 +1,15 @@
 """Graphs in fp16 and bf16: types baked in, float32 islands where precision is lost, and a budget for the rest."""
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnxruntime
 import pytest
 
 from img_deploy.errors import VerificationError
 from img_deploy.export import verify
 from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
-from img_deploy.export.precision import network_in
+from img_deploy.export.precision import TypedTorchBackend, network_in
 from img_deploy.export.verify import Budget, Verification
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
 from img_deploy.runtime.bundle import Bundle
@@ -68,6 +70,37 @@ def test_fp16_types(half, name):
     for tensor in (*spec.inputs, *spec.outputs):
         expected = {"float": "FLOAT16", "float32": "FLOAT", "bool": "BOOL", "int64": "INT64"}[tensor.dtype]
         assert kinds[tensor.name] == expected
+
+
+@pytest.mark.parametrize(("clips", "sound"), [(60, 1), (1, 60), (3000, 1), (1, 3000)])
+def test_large_features_give_the_moment_of_fp32_or_nothing_finite(half, checkpoints, clips, sound):
+    """An overflow that the runtime swallows gives the whole video at a low score, finite."""
+    bundle, _ = half
+    generator = np.random.default_rng(5)
+    config = bundle.manifest.model
+    feeds = {
+        "video": clips * generator.standard_normal((1, 9, config.video_dim)).astype(np.float32),
+        "audio": sound * generator.standard_normal((1, 9, config.audio_dim)).astype(np.float32),
+        "text": generator.standard_normal((1, 5, config.text_dim)).astype(np.float32),
+        "clip_mask": np.ones((1, 9), bool),
+        "word_mask": np.ones((1, 5), bool),
+    }
+    graphs = ("video_encoder", "query_encoder", "grounder")
+    wanted, found = dict(feeds), dict(feeds)
+    for graph in graphs:
+        wanted |= TypedTorchBackend(checkpoints["tiny_vlm"].network(), "fp32").run(graph, wanted)
+        session = onnxruntime.InferenceSession(bundle.graph(graph), providers=["CPUExecutionProvider"])
+        given = {
+            value.name: found[value.name].astype(np.float16) if value.type == "tensor(float16)" else found[value.name]
+            for value in session.get_inputs()
+        }
+        names = [value.name for value in session.get_outputs()]
+        found |= dict(zip(names, session.run(names, given), strict=True))
+    finite = all(np.isfinite(found[name]).all() for name in ("saliency_visual", "saliency_audio"))
+    assert finite or max(clips, sound) > 100
+    if finite:
+        for name in ("start_logits", "end_logits"):
+            np.testing.assert_allclose(found[name], wanted[name], atol=5e-2)
 
 
 def test_fp16_is_verified_and_half_as_large(half, exported):

@@ -7,31 +7,30 @@ from importlib.util import find_spec
 
 import pytest
 
-from img_deploy.kernels import aot, report
+from img_deploy.kernels import aot
 from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.tuning import config_of
 
-WITH_KERNEL = aot.with_kernel()
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed (pip install --no-deps triton==3.6.0)"
 )
 
 
 @needs_triton
-@pytest.mark.parametrize("op", WITH_KERNEL)
+@pytest.mark.parametrize("op", OP_NAMES)
 def test_resources_are_bounded(op: str) -> None:
     """A chosen configuration spills, does not fit a block on some GPU, or needs scratch that a plugin cannot have."""
     problems, count = [], 0
-    for used in report.measure([op]):
+    for used in aot.measure([op]):
         count += 1
         if used.spill_bytes:
-            problems.append(f"spills: {report.row(used)}")
+            problems.append(f"spills: {aot.row(used)}")
         if not 0 < used.registers <= 255:
-            problems.append(f"registers: {report.row(used)}")
+            problems.append(f"registers: {aot.row(used)}")
         if used.shared_bytes > aot.SHARED_LIMIT[used.capability]:
-            problems.append(f"shared memory: {report.row(used)}")
+            problems.append(f"shared memory: {aot.row(used)}")
         if used.scratch_bytes:
-            problems.append(f"scratch: {report.row(used)}")
+            problems.append(f"scratch: {aot.row(used)}")
     assert not problems, "\n".join(problems)
     assert count == sum(len(case.dtypes) for case in aot.cases(op)) * len(aot.CAPABILITIES) > 0
 
@@ -49,7 +48,7 @@ def test_numbers_of_one(op: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("op", WITH_KERNEL)
+@pytest.mark.parametrize("op", OP_NAMES)
 def test_arguments_fit_a_plugin(op: str) -> None:
     """Arguments are not input pointers, int32 scalars, output pointers, constants: the order a TensorRT plugin has."""
     for case in aot.cases(op):
@@ -64,14 +63,14 @@ def test_arguments_fit_a_plugin(op: str) -> None:
 
 def test_packages_import_without_triton() -> None:
     """An op's package imports Triton at its top level: a machine without it could not even run the references."""
-    imports = "; ".join(f"import img_deploy.kernels.{name}" for name in (*OP_NAMES, "aot", "report", "tuning"))
+    imports = "; ".join(f"import img_deploy.kernels.{name}" for name in (*OP_NAMES, "aot", "tuning"))
     command = [sys.executable, "-c", f"import sys; sys.modules['triton'] = None; {imports}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @needs_triton
-@pytest.mark.parametrize("op", WITH_KERNEL)
+@pytest.mark.parametrize("op", OP_NAMES)
 def test_defaults_exist(op: str) -> None:
     """A GPU that nobody has measured finds no launch configuration for some variant or dtype."""
     for case in aot.cases(op):

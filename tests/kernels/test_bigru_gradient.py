@@ -18,7 +18,7 @@ def arguments(stacks, batch, length, hidden, seed, dtype=torch.float64):
 
     lengths = torch.randint(0, length + 1, (batch,), generator=generator, dtype=torch.int32)
     weights = draw(stacks, 2, 3 * hidden, 5), draw(stacks, 2, 3 * hidden, hidden)
-    return draw(stacks, batch, length, 5), lengths, *weights, draw(stacks, 2, 3 * hidden), draw(stacks, 2, 3 * hidden)
+    return draw(batch, length, stacks, 5), lengths, *weights, draw(stacks, 2, 3 * hidden), draw(stacks, 2, 3 * hidden)
 
 
 WAYS = pytest.mark.parametrize("way", [gradient.bigru, gradient.packed], ids=["CPU", "GPU"])
@@ -81,5 +81,5 @@ def test_packed_sequences_of_pytorch_give_the_same():
         torch.stack([getattr(gru, f"{name}_l0"), getattr(gru, f"{name}_l0_reverse")])[None]
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     ]
-    found = reference.bigru(x[None], lengths.int(), *stacked)[0]
+    found = reference.bigru(x[:, :, None], lengths.int(), *stacked)[:, :, 0]
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)

@@ -27,14 +27,17 @@ def cases_of(op: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("op", ["conv_block", "local_fusion", "global_fusion", "query_attention"])
+OVER_ROWS = ("conv_block", "local_fusion", "global_fusion", "query_attention", "gate", "boundary_logits")
+
+
+@pytest.mark.parametrize("op", OVER_ROWS)
 def test_blocks_over_rows(op: str) -> None:
     """A length, a width or a storage dtype of a block over rows is never tried."""
     cases = cases_of(op).CASES
     assert {case[0] for case in cases} >= LENGTHS
     dim = 2 if op == "query_attention" else 1
     assert {(case[dim], case[-2]) for case in cases} >= set(product(DIMS, DTYPES))
-    assert {case[-2:] for case in cases} >= set(product(DTYPES, ("few", "many")))
+    assert {case[-2:] for case in cases} >= set(product(DTYPES, ("small_batch", "large_batch")))
     if op == "query_attention":
         assert {case[1] for case in cases} >= LENGTHS
 
@@ -79,4 +82,20 @@ def test_best_spans() -> None:
     module = cases_of("best_spans")
     assert {length for length, _ in module.SIZES} == LENGTHS
     assert {count for _, count in module.SIZES} >= {1, 2, 3, 5}
-    assert set(module.DTYPES) == DTYPES
+    assert set(module.STORAGE_DTYPES) == DTYPES
+
+
+def test_importance() -> None:
+    """A length, a width or a storage dtype is never tried."""
+    cases = cases_of("importance").CASES
+    assert {case[0] for case in cases} >= LENGTHS
+    assert {case[1] for case in cases} >= DIMS
+    assert {case[2] for case in cases} == DTYPES
+
+
+def test_word_embedding() -> None:
+    """A storage dtype, more words than two blocks hold, or the network's own widths are never tried."""
+    cases = cases_of("word_embedding").CASES
+    assert {case[5] for case in cases} == DTYPES
+    assert max(case[0] for case in cases) > 32
+    assert {case[2:5] for case in cases} >= {(300, 50, 128)}

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from img_deploy.kernels.launch import MANY_SAMPLES, check_inputs, crowd, draw_inputs, padded
+from img_deploy.kernels.launch import check_inputs, draw_inputs, padded
+from img_deploy.kernels.tuning import LARGE_BATCH, batch_regime
 
 SHAPES = {"x": (2, 5, 8), "mask": (2, 5), "importance": (2,), "out_weight": (8, 8), "out_bias": (8,)}
 
@@ -62,5 +63,5 @@ def test_padded_is_the_least_power_of_two(size: int) -> None:
 
 def test_variant_by_batch() -> None:
     """A batch takes a variant that no tuning table has, or the largest takes the one made for a single sample."""
-    assert {crowd(batch) for batch in (1, 2, MANY_SAMPLES - 1)} == {"few"}
-    assert {crowd(batch) for batch in (MANY_SAMPLES, 256)} == {"many"}
+    assert {batch_regime(batch) for batch in (1, 2, LARGE_BATCH - 1)} == {"small_batch"}
+    assert {batch_regime(batch) for batch in (LARGE_BATCH, 256)} == {"large_batch"}

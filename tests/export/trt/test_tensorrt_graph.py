@@ -44,20 +44,20 @@ def gru_model(rng: np.random.Generator) -> onnx.ModelProto:
         onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) * 0.3, name)
         for name, shape in shapes.items()
     ]
-    node = helper.make_node("ImgBiGru2", ["x", "lengths", *shapes], ["y"], "layer/ImgBiGru2", domain=DOMAIN)
+    node = helper.make_node("ImgGruLayer2", ["x", "lengths", *shapes], ["y"], "layer/ImgGruLayer2", domain=DOMAIN)
     body = helper.make_function(
         DOMAIN,
-        "ImgBiGru2",
+        "ImgGruLayer2",
         ["a", "b", "c", "d", "e", "f"],
         ["o"],
         [helper.make_node("Identity", ["a"], ["o"])],
         [helper.make_opsetid("", 18)],
     )
     inputs = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [STACKS, "batch", "clips", WIDTH]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "clips", STACKS, WIDTH]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
     ]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [STACKS, "batch", "clips", 2 * HIDDEN])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "clips", STACKS, 2 * HIDDEN])]
     graph = helper.make_graph([node], "gru", inputs, outputs, weights)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, functions=[body], ir_version=10)
@@ -76,14 +76,14 @@ def test_the_gru_becomes_a_product_and_the_plugin_of_its_loop(
     onnx.save(model, tmp_path / "gru.onnx")
     prepared = tensorrt_graph(tmp_path / "gru.onnx", LIMITS)
     (plugin,) = prepared.plugins
-    assert (plugin.name, plugin.node) == ("layer/ImgBiGru2", "ImgGruRecurrence")
-    assert plugin.types == ("fp32", "int32", "fp32", "fp32")
+    assert (plugin.name, plugin.node) == ("layer/ImgGruLayer2", "ImgGruRecurrence")
+    assert plugin.types == ("fp32", "int32", "fp32", "fp32", "fp32")
     assert plugin.sizes["gates"] == (STACKS, 64, 128, 6 * HIDDEN)
     made = onnx.load_from_string(prepared.model)
     assert not made.functions
-    assert {node.op_type for node in made.graph.node if not node.domain} <= {"Reshape", "Transpose", "MatMul", "Add"}
+    assert {node.op_type for node in made.graph.node if not node.domain} <= {"Reshape", "Transpose", "MatMul"}
     feeds = {
-        "x": rng.standard_normal((STACKS, 3, 7, WIDTH)).astype(np.float32),
+        "x": rng.standard_normal((3, 7, STACKS, WIDTH)).astype(np.float32),
         "lengths": np.array([7, 0, 4], np.int32),
     }
     (found,) = evaluated(made, feeds)
@@ -141,7 +141,7 @@ def test_a_gru_too_large_for_its_kernel_stays_whole(tmp_path: Path, monkeypatch:
     onnx.save(gru_model(np.random.default_rng(5)), tmp_path / "gru.onnx")
     prepared = tensorrt_graph(tmp_path / "gru.onnx", LIMITS)
     assert prepared.plugins == ()
-    assert [function.name for function in onnx.load_from_string(prepared.model).functions] == ["ImgBiGru2"]
+    assert [function.name for function in onnx.load_from_string(prepared.model).functions] == ["ImgGruLayer2"]
 
 
 def test_without_plugins_only_standard_ops_are_left(tmp_path: Path) -> None:

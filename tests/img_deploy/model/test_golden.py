@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from img_deploy.kernels.best_spans import best_spans
-from img_deploy.kernels.query_attention.reference import context_query_attention
+from img_deploy.kernels.query_attention.reference import attended_parts
 from img_deploy.model.stream import TextInput
 
 TOLERANCE = 3e-5
@@ -75,14 +76,8 @@ def keep(seen, name):
 
 def attend(seen, m):
     def hook(module, inputs, _output):
-        seen[f"act.cq_attention{m}"] = context_query_attention(
-            *inputs,
-            module.clip_weight,
-            module.word_weight,
-            module.product_weight,
-            module.attention_weight,
-            module.attention_bias,
-        )
+        parts = attended_parts(*inputs, module.clip_weight, module.word_weight, module.product_weight)
+        seen[f"act.cq_attention{m}"] = F.linear(parts, module.attention_weight, module.attention_bias)
 
     return hook
 
@@ -94,7 +89,7 @@ def text_of(checkpoint, case):
     vectors = torch.tensor(checkpoint.vocabulary.vectors)
     table = torch.cat([torch.zeros(2, vectors.shape[1]), vectors])
     chars = case["in.char_ids"]
-    chars = torch.nn.functional.pad(chars, (0, max(0, 4 - chars.shape[2])))
+    chars = F.pad(chars, (0, max(0, 4 - chars.shape[2])))
     return TextInput(table[ids], torch.ones_like(ids, dtype=torch.bool), ids == 1, chars)
 
 

@@ -14,8 +14,6 @@ from img_deploy.kernels.interpreted import interpreting, mend_interpreter
 INTERPRETED = interpreting()
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 if INTERPRETED:
     mend_interpreter()

@@ -4,36 +4,35 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
+from img_deploy.kernels import launch
 from img_deploy.kernels.attention_block import kernel, reference
-from img_deploy.kernels.attention_block.tolerances import TOLERANCES
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from img_deploy.kernels.attention_block.reference import TOLERANCES
+from img_deploy.kernels.launch import STORAGE_DTYPES
 
 # (queries, keys; None: self-attention), D, heads, dtype, variant
 CASES = [
-    ((1, None), 32, 4, "fp32", "few"),
-    ((2, None), 128, 8, "fp16", "many"),
-    ((3, None), 32, 8, "bf16", "few"),
-    ((7, None), 128, 4, "fp32", "many"),
-    ((16, None), 32, 4, "fp16", "few"),
-    ((31, None), 128, 8, "bf16", "many"),
-    ((64, None), 32, 8, "fp32", "few"),
-    ((127, None), 32, 4, "bf16", "many"),
-    ((128, None), 128, 8, "fp16", "few"),
-    ((128, None), 32, 4, "fp32", "many"),
-    ((1, 1), 128, 4, "bf16", "few"),
-    ((3, 128), 32, 4, "fp16", "many"),
-    ((33, 3), 128, 8, "fp32", "few"),
-    ((64, 7), 128, 8, "fp16", "many"),
-    ((16, 31), 128, 4, "bf16", "many"),
-    ((127, 16), 32, 8, "fp32", "many"),
-    ((2, 64), 32, 8, "fp16", "few"),
-    ((7, 127), 128, 8, "fp32", "few"),
-    ((20, 37), 48, 4, "fp32", "few"),
-    ((37, 20), 48, 8, "fp16", "many"),
-    ((5, None), 48, 6, "bf16", "few"),
+    ((1, None), 32, 4, "fp32", "small_batch"),
+    ((2, None), 128, 8, "fp16", "large_batch"),
+    ((3, None), 32, 8, "bf16", "small_batch"),
+    ((7, None), 128, 4, "fp32", "large_batch"),
+    ((16, None), 32, 4, "fp16", "small_batch"),
+    ((31, None), 128, 8, "bf16", "large_batch"),
+    ((64, None), 32, 8, "fp32", "small_batch"),
+    ((127, None), 32, 4, "bf16", "large_batch"),
+    ((128, None), 128, 8, "fp16", "small_batch"),
+    ((128, None), 32, 4, "fp32", "large_batch"),
+    ((1, 1), 128, 4, "bf16", "small_batch"),
+    ((3, 128), 32, 4, "fp16", "large_batch"),
+    ((33, 3), 128, 8, "fp32", "small_batch"),
+    ((64, 7), 128, 8, "fp16", "large_batch"),
+    ((16, 31), 128, 4, "bf16", "large_batch"),
+    ((127, 16), 32, 8, "fp32", "large_batch"),
+    ((2, 64), 32, 8, "fp16", "small_batch"),
+    ((7, 127), 128, 8, "fp32", "small_batch"),
+    ((20, 37), 48, 4, "fp32", "small_batch"),
+    ((37, 20), 48, 8, "fp16", "large_batch"),
+    ((5, None), 48, 6, "bf16", "small_batch"),
 ]
 CONTEXT = ("context", "norm_context_weight", "norm_context_bias")
 
@@ -44,7 +43,7 @@ def block_inputs(draw_inputs: Callable, lengths: tuple, dim: int, dtype: str, ab
     absent = (*absent, *(CONTEXT if lengths[1] is None else ()))
     real = [max(1, keys // 2), 0, keys][: 3 if max(queries, keys) < 100 else 2]
     shapes = kernel.shapes(len(real), queries, keys, dim)
-    drawn = draw_inputs(shapes, DTYPES[dtype], real)
+    drawn = draw_inputs(shapes, STORAGE_DTYPES[dtype], real)
     return [None if name in absent else tensor for name, tensor in zip(shapes, drawn, strict=True)]
 
 
@@ -54,11 +53,11 @@ def test_block(
 ) -> None:
     """A head, a block of keys, the mask, a LayerNorm or a residual goes wrong at some length, size or dtype."""
     lengths, dim, heads, dtype, variant = case
-    monkeypatch.setattr(kernel, "crowd", lambda _: variant)
+    monkeypatch.setattr(launch, "batch_regime", lambda _: variant)
     inputs = block_inputs(draw_inputs, lengths, dim, dtype)
     got = kernel.attention_block(*inputs, heads)
-    assert got.dtype == DTYPES[dtype]
-    check_close(got, in_float64(reference.attention_block, *inputs, heads), TOLERANCES["triton"][dtype], str(case))
+    assert got.dtype == STORAGE_DTYPES[dtype]
+    check_close(got, in_float64(reference.attention_block, *inputs, heads), TOLERANCES[dtype], str(case))
 
 
 @pytest.mark.parametrize("keys", [None, 1, 2, 3, 4, 5, 40])
@@ -66,7 +65,7 @@ def test_without_mask(keys: int | None, draw_inputs: Callable, in_float64: Calla
     """Without a mask (event slots) some key is not attended to, or one past the end is."""
     inputs = block_inputs(draw_inputs, (18, keys), 32, "fp32", absent=("context_mask",))
     got = kernel.attention_block(*inputs, 4)
-    check_close(got, in_float64(reference.attention_block, *inputs, 4), TOLERANCES["triton"]["fp32"], f"{keys} keys")
+    check_close(got, in_float64(reference.attention_block, *inputs, 4), TOLERANCES["fp32"], f"{keys} keys")
 
 
 def test_large_scores(draw_inputs: Callable, in_float64: Callable, check_close: Callable) -> None:
@@ -76,7 +75,7 @@ def test_large_scores(draw_inputs: Callable, in_float64: Callable, check_close: 
     got = kernel.attention_block(*inputs, 4)
     assert got.isfinite().all()
     expected = in_float64(reference.attention_block, *inputs, 4)
-    tolerance = TOLERANCES["triton"]["fp32"]
+    tolerance = TOLERANCES["fp32"]
     check_close(got, expected, replace(tolerance, absolute=36 * tolerance.absolute), "scores 36 times as large")
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 
 from img_deploy.kernels.dispatch import OP_NAMES
-from img_deploy.kernels.register import Op
+from img_deploy.kernels.op import Op
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
 from img_deploy.runtime.backends.torch.backend import TorchBackend
@@ -30,17 +30,17 @@ TOLERANCE = {"fp32": 3e-5, "fp16": 2e-2, "bf16": 1.5e-1}
 def used(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> set[str]:
     """Calls of the ops go to the kernels, also on CPU tensors; gives the names of those that were called."""
     names: set[str] = set()
-    on_cuda = Op._on_cuda
+    on_cuda = Op.run_kernel
 
     def kernel(op: Op, *args: Any, **kwargs: Any) -> Any:
         assert not kwargs.get("dropout_p")
-        return op._on_cuda(*args)
+        return op.run_kernel(*args)
 
     def noted(op: Op, *args: Any) -> Any:
         names.add(op.name)
         return on_cuda(op, *args)
 
-    monkeypatch.setattr(Op, "_on_cuda", noted)
+    monkeypatch.setattr(Op, "run_kernel", noted)
     if device.type == "cpu":
         monkeypatch.setattr(Op, "__call__", kernel)
     return names
@@ -159,4 +159,4 @@ def test_a_video_without_sound(checkpoints: dict, used: set, backend: Callable) 
     network, feeds, _ = case_of(checkpoints, "tiny_glove_deep", "case_L9_Q6")
     found = run_all(backend(network, "fp32", 9), feeds, "visual_grounder")
     check(found, run_all(TorchBackend(network), feeds, "visual_grounder"), 0, TOLERANCE["fp32"])
-    assert used == {"attention_block", "conv_block", "query_attention"}
+    assert used == {"attention_block", "boundary_logits", "conv_block", "query_attention", "word_embedding"}

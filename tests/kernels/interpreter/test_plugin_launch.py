@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.kernels.plugin_form import plugin_form
 from img_deploy.kernels.plugin_ptx import PORTABLE, _configurations
 
 NODES = sorted(json.loads((Path(__file__).parents[2] / "golden" / "trt" / "plugin_nodes.json").read_text()))
-DTYPES = {"fp32": torch.float32, "bool": torch.bool, "int32": torch.int32, "i64": torch.int64}
 
 
 @pytest.fixture
@@ -38,6 +38,11 @@ def node_inputs(
     return inputs
 
 
+def type_of(output: str) -> torch.dtype:
+    """An output's own type, or that of an input, which is fp32 here."""
+    return getattr(torch, ELEMENT_TYPES.get(output, ELEMENT_TYPES["fp32"]).torch)
+
+
 @pytest.mark.parametrize("clips", [1, 37])
 @pytest.mark.parametrize("node", NODES)
 def test_launching_as_declared_gives_the_reference(
@@ -55,8 +60,7 @@ def test_launching_as_declared_gives_the_reference(
             continue
         config = next(_configurations(form, variant, "fp32", PORTABLE))
         outputs = [
-            torch.empty(output.shape, dtype=DTYPES.get(output.dtype, torch.float32), device=device)
-            for output in form.outputs(sizes)
+            torch.empty(output.shape, dtype=type_of(output.dtype), device=device) for output in form.outputs(sizes)
         ]
         constants = {**variant.constexprs, **config.blocks}
         passed = [name for name in variant.kernel.arg_names if name not in constants]

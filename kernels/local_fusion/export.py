@@ -1,0 +1,18 @@
+"""ONNX form and TensorRT plugin."""
+
+from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.op import tensor_names
+from img_deploy.kernels.plugin_form import PluginForm, over_padded_rows, over_rows
+from img_deploy.kernels.plugin_names import PluginName
+
+CLIPS = ("batch", "length", None)
+
+
+def node_form(_call: Call) -> NodeForm:
+    axes = {"visual": CLIPS, "audio": CLIPS, "importance": ("batch",), "mask": ("batch", "length")}
+    return NodeForm("ImgLocalFusion", axes)
+
+
+def plugin_form(_name: PluginName) -> PluginForm:
+    variants = over_padded_rows("local_fusion", lambda sizes: sizes["norm_weight"][1])
+    return over_rows("local_fusion", tensor_names("local_fusion"), variants)
