@@ -41,8 +41,8 @@ def gru_loop(node: onnx.NodeProto, storage: int, stacks: int, hidden: int) -> No
     """The nodes that take the place of a layer.
 
     Args:
-        node: x [S, B, L, I], lengths [B] int32, weight_ih [S, 2, 3H, I], weight_hh [S, 2, 3H, H], bias_ih and bias_hh
-            [S, 2, 3H] -> y [S, B, L, 2H], zero beyond each length; gates in the order r, z, n.
+        node: x [B, L, S, I], lengths [B] int32, weight_ih [S, 2, 3H, I], weight_hh [S, 2, 3H, H], bias_ih and bias_hh
+            [S, 2, 3H] -> y [B, L, S, 2H], zero beyond each length; gates in the order r, z, n.
         storage: element type of all but ``lengths``. States are float32; products take and give ``storage``.
         stacks: S.
         hidden: H.
@@ -50,11 +50,12 @@ def gru_loop(node: onnx.NodeProto, storage: int, stacks: int, hidden: int) -> No
     x, lengths, weight_ih, weight_hh, bias_ih, bias_hh = node.input
     op = Nodes(node.name or node.output[0])
     one, zero, sides, rows = op.constant([1]), op.constant([0]), 2 * stacks, 3 * hidden
-    batch, length = (op("Slice", op("Shape", x), op.constant([at]), op.constant([at + 1])) for at in (1, 2))
+    batch, length = (op("Slice", op("Shape", x), op.constant([at]), op.constant([at + 1])) for at in (0, 1))
     lengths = op("Cast", lengths, to=TensorProto.INT64)
 
     tall = op("Reshape", weight_ih, op.constant([stacks, 1, 2 * rows, -1]))
-    product = op("MatMul", x, op("Transpose", tall, perm=[0, 1, 3, 2]))
+    stacked = op("Transpose", x, perm=[2, 0, 1, 3])  # [S, B, L, I]
+    product = op("MatMul", stacked, op("Transpose", tall, perm=[0, 1, 3, 2]))
     gates = op("Add", product, op("Reshape", bias_ih, op.constant([stacks, 1, 1, 2 * rows])))  # [S, B, L, 6H]
     forward, backward = (
         op("Transpose", half, perm=[2, 1, 0, 3]) for half in op("Split", gates, outputs=2, axis=3, num_outputs=2)
@@ -79,11 +80,11 @@ def gru_loop(node: onnx.NodeProto, storage: int, stacks: int, hidden: int) -> No
 
     forward, backward = op("Split", op("Transpose", states, perm=[0, 2, 1, 3]), outputs=2, axis=2, num_outputs=2)
     backward = op("ReverseSequence", backward, lengths, batch_axis=1, time_axis=0)
-    y = op("Transpose", op("Concat", forward, backward, axis=3), perm=[2, 1, 0, 3])  # [S, B, L, 2H]
+    y = op("Transpose", op("Concat", forward, backward, axis=3), perm=[2, 0, 1, 3])  # [B, L, S, 2H]
     steps = op("Range", op.constant(0), op("Squeeze", length), op.constant(1))
     real = op("Less", op("Unsqueeze", steps, zero), op("Unsqueeze", lengths, one))  # [B, L]
     nothing = op("Cast", zero, to=TensorProto.FLOAT)
-    y = op("Where", op("Unsqueeze", real, op.constant([0, 3])), y, nothing)
+    y = op("Where", op("Unsqueeze", real, op.constant([2, 3])), y, nothing)
     op.nodes.append(helper.make_node("Cast", [y], list(node.output), f"{op.prefix}/out", to=storage))
     return op
 

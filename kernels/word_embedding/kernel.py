@@ -205,5 +205,7 @@ def tuning_calls() -> Iterator[TuningCall]:
         inputs = (vectors, unknown, torch.randint(1, 60, (1, 16, 12), device="cuda"), *weights)
         out = torch.empty(1, 16, 128, dtype=dtype, device="cuda")
         chunks = (16, 32) if dtype == torch.float32 else (32, 64)
-        candidates = tuple(LaunchConfig(warps, 1, {"ROWS": 16, "CHUNK": chunk}) for warps in (4, 8, 16) for chunk in chunks)
+        candidates = tuple(
+            LaunchConfig(warps, 1, {"ROWS": 16, "CHUNK": chunk}) for warps in (4, 8, 16) for chunk in chunks
+        )
         yield TuningCall("rows", name, partial(_launch, inputs, out), candidates)
