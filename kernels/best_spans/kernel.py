@@ -14,7 +14,7 @@ from img_deploy.kernels.tiles import MASKED
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def best_spans_kernel(
     start_logits_ptr,  # [B, L]
     end_logits_ptr,  # [B, L]

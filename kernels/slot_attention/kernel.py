@@ -72,7 +72,7 @@ def attend_rows(
     return mean / total[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "length", "count"])
 def slot_attention_rows(
     visual_ptr,  # [B, L, D]
     audio_ptr,  # [B, L, D]
@@ -188,7 +188,7 @@ def attend_one(
     return tl.sum(mean, axis=0) / total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "length", "count"])
 def slot_attention_one_slot(
     visual_ptr,  # [B, L, D]
     audio_ptr,  # [B, L, D]

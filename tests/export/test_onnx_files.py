@@ -104,6 +104,9 @@ def test_plugin_nodes(exported):
         "ImgGlobalFusion",
         "ImgQueryAttention",
         "ImgSlotAttention",
+        "ImgImportance",
+        "ImgGate",
+        "ImgBoundaryLogits",
         GRU_NODE,
     }
 

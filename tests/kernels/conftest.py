@@ -34,7 +34,8 @@ def node_types() -> Callable[..., dict[str, str]]:
 
     def types(node: str, storage: str) -> dict[str, str]:
         def kind(name: str) -> str:
-            return "bool" if name.endswith("mask") else {"lengths": "int32", "importance": "fp32"}.get(name, storage)
+            own = {"lengths": "int32", "importance": "fp32", "word_unknown": "bool", "char_ids": "int64"}
+            return "bool" if name.endswith("mask") else own.get(name, storage)
 
         return {name: kind(name) for name in nodes[node]}
 

@@ -11,7 +11,7 @@ from img_deploy.model.branches import side_by_side
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.graphs import GraphSpec, graph_specs
 from img_deploy.model.network import IMGNetwork
-from img_deploy.runtime.backends.packed_network import PackedNetwork
+from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 
 VIEWS = {
     *("alias", "as_strided", "chunk", "detach", "expand", "narrow", "permute", "reshape", "select", "slice", "split"),

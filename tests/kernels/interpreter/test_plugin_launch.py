@@ -24,7 +24,9 @@ def node_inputs(
     def inputs(node: str, lengths: list[int], **sizes: int) -> dict[str, Tensor]:
         drawn = {}
         for name, shape in node_shapes(node, B=len(lengths), **sizes).items():
-            if name.endswith("mask"):
+            if name == "char_ids":
+                drawn[name] = (draw(*shape, dtype=torch.float32).abs() * 4).long().clamp(max=10)
+            elif name.endswith("mask") or name == "word_unknown":
                 drawn[name] = ragged_mask([min(length, shape[1]) for length in lengths], shape[1])
             elif name == "lengths":
                 drawn[name] = torch.tensor(lengths, dtype=torch.int32)

@@ -18,7 +18,7 @@ from img_deploy.kernels.plugin_ptx import PORTABLE, PluginKernel, _configuration
 
 LARGEST = {"B": 64, "L": 128, "N": 32, "D": 32}
 SIZES = {"B": 3, "L": 37, "N": 5, "D": 32}
-MEMBERS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "bool": "BOOL", "int32": "INT32"}
+MEMBERS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "bool": "BOOL", "int32": "INT32", "int64": "INT64"}
 
 
 def kernels_without_compiling(node: str, types: list[str], sizes: Any, target: Any) -> tuple[PluginKernel, ...]:
@@ -55,7 +55,8 @@ def described(trees: list[int | str], dtype: Any) -> Any:
 def launch(node: str, axes: dict[str, list[int | str]], storage: str) -> dict[str, Any]:
     """What TensorRT would do with one node of this storage type."""
     names = {name: "bool" if name.endswith("mask") else storage for name in axes}
-    names |= {name: kind for name, kind in {"lengths": "int32", "importance": "fp32"}.items() if name in names}
+    own = {"lengths": "int32", "importance": "fp32", "word_unknown": "bool", "char_ids": "int64"}
+    names |= {name: kind for name, kind in own.items() if name in names}
     dtypes = [getattr(trt.DataType, MEMBERS[kind]) for kind in names.values()]
     trees = [[axis_tree(axis) for axis in each] for each in axes.values()]
 
