@@ -165,6 +165,7 @@ def test_exported_plugin_nodes_answer_as_their_bodies_do(
         "ImgQueryAttention",
         "ImgConvBlock4",
         "ImgSelfAttention2",
+        "ImgBoundaryLogits",
     }
     assert len({plugin.name for plugin in prepared.plugins}) == len(prepared.plugins) == 6
     assert not made.functions
