@@ -13,7 +13,7 @@ from torch import Tensor
 
 from img_deploy.benchmarks.published import with_packed_grus
 from img_deploy.benchmarks.timing import Stopwatch
-from img_deploy.kernels import linear_gradient, pieces
+from img_deploy.kernels import functional, linear_gradient
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import Batch
@@ -88,13 +88,13 @@ def published_step(network: IMGNetwork, config: TrainConfig, batches: StepBatche
 @contextmanager
 def plain_pieces() -> Iterator[None]:
     """PyTorch's own linear layers, depthwise convolution and random numbers instead of this project's for the CPU."""
-    kept = pieces.DepthwiseFunction, pieces._draw_int16, linear_gradient._onednn
-    pieces.DepthwiseFunction, pieces._draw_int16 = _PlainDepthwise, _plain_draw  # type: ignore[assignment, misc]
+    kept = functional.DepthwiseFunction, functional._draw_int16, linear_gradient._onednn
+    functional.DepthwiseFunction, functional._draw_int16 = _PlainDepthwise, _plain_draw  # type: ignore[assignment, misc]
     linear_gradient._onednn = _never  # type: ignore[assignment]
     try:
         yield
     finally:
-        pieces.DepthwiseFunction, pieces._draw_int16, linear_gradient._onednn = kept  # type: ignore[misc]
+        functional.DepthwiseFunction, functional._draw_int16, linear_gradient._onednn = kept  # type: ignore[misc]
 
 
 class _PlainDepthwise:

@@ -105,7 +105,7 @@ def boundary_logits(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     return start, end
 
 
-def _launch(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, Tensor], config: LaunchConfig) -> None:
+def _launch(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], config: LaunchConfig) -> None:
     batch, clips, dim = inputs[0].shape
     grid = (batch, triton.cdiv(clips, config.blocks["ROWS"]), 2)
     boundary_logits_kernel[grid](*(*inputs, clips, *outputs), DIM=dim, WIDTH=padded(dim), **config.launch_options())

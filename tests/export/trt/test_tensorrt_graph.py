@@ -167,7 +167,7 @@ def test_exported_plugin_nodes_answer_as_their_bodies_do(
         "ImgSelfAttention2",
         "ImgBoundaryLogits",
     }
-    assert len({plugin.name for plugin in prepared.plugins}) == len(prepared.plugins) == 6
+    assert len({plugin.name for plugin in prepared.plugins}) == len(prepared.plugins) == 7
     assert not made.functions
     for node in made.graph.node:
         if node.domain:
