@@ -34,11 +34,8 @@ def _kernel_tap(weight1_ptr, weight2_ptr, weight3_ptr, weight4_ptr, tap, letter,
     width = _of_width(channel, 1, 2, 3, 4)
     row = ((channel - first)[None, :] * LETTERS + letter[:, None]) * width[None, :] + tap
     inside = (letter < LETTERS)[:, None] & ((channel < END4) & (tap < width))[None, :]
-    value = tl.load(weight1_ptr + row, mask=inside & (width == 1)[None, :], other=0.0)
-    value += tl.load(weight2_ptr + row, mask=inside & (width == 2)[None, :], other=0.0)
-    value += tl.load(weight3_ptr + row, mask=inside & (width == 3)[None, :], other=0.0)
-    value += tl.load(weight4_ptr + row, mask=inside & (width == 4)[None, :], other=0.0)
-    return value
+    base = _of_width(channel, weight1_ptr, weight2_ptr, weight3_ptr, weight4_ptr)
+    return tl.load(base[None, :] + row, mask=inside, other=0.0)
 
 
 @triton.jit(do_not_specialize=["words", "chars"])
@@ -206,6 +203,6 @@ def tuning_calls() -> Iterator[TuningCall]:
         out = torch.empty(1, 16, 128, dtype=dtype, device="cuda")
         chunks = (16, 32) if dtype == torch.float32 else (32, 64)
         candidates = tuple(
-            LaunchConfig(warps, 1, {"ROWS": 16, "CHUNK": chunk}) for warps in (4, 8, 16) for chunk in chunks
+            LaunchConfig(warps, 1, {"ROWS": 16, "CHUNK": chunk}) for warps in (8, 16) for chunk in chunks
         )
         yield TuningCall("rows", name, partial(_launch, inputs, out), candidates)
