@@ -140,6 +140,8 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
             raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
     reporter.summary()
+    for what, why in session.predictor.choice.backend.notes().items():
+        reporter.note(f"note: {what}: {why}")
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
     place = f"; written to {output.out}" if output.out else ""

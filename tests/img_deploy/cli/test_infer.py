@@ -9,6 +9,7 @@ import pytest
 
 from img_deploy.runtime import asking
 from img_deploy.runtime.backends.onnxruntime.backend import OrtBackend
+from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.writers import RowWriter
 
@@ -53,6 +54,14 @@ def test_jsonl_rows(infer, bundles, features):
     np.testing.assert_allclose(row["pred_relevant_windows"], expected["pred_relevant_windows"], atol=1e-4)
     assert {row["vid"]: row["head"] for row in found} == dict.fromkeys("ABDF", "fused") | dict.fromkeys("CE", "visual")
     assert all((row["importance"] is None) == (row["head"] == "visual") for row in found)
+
+
+def test_what_a_backend_did_not_manage_is_told(infer, monkeypatch):
+    """A graph that could not be captured would make every run slow without a word."""
+    monkeypatch.setattr(TorchBackend, "notes", lambda _self: {"grounder: no CUDA graph": "out of memory"})
+    done = infer("--query", "w001")
+    assert done.code == 0
+    assert "note: grounder: no CUDA graph: out of memory" in done.err.splitlines()
 
 
 def test_formats_agree(infer, tmp_path):
