@@ -63,16 +63,15 @@ def naming(word, folders=PRODUCT):
     return {str(path.relative_to(ROOT)) for path in files if quoted.search(path.read_text(encoding="utf-8"))}
 
 
-@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if kind.stream == "video"])
+@pytest.mark.parametrize("kind", [kind.name for kind in KINDS if kind.stream == "video" and kind.name != "i3d"])
 def test_a_kind_is_named_where_the_recipe_says(kind):
-    """A kind added by the recipe would be unknown to a part that keeps a list of its own."""
+    """A kind added by the recipe would be unknown to a part with a list of its own (I3D stands in examples too)."""
     listed = {path for path in recipe("A feature kind") if path.endswith(".py")}
     synthetic = {path for path in naming(kind) if path.startswith("training/synthetic/")}
-    demo = {"benchmarks/demo.py"}
-    assert naming(kind) - synthetic - demo <= listed
+    assert naming(kind) - synthetic <= listed
 
 
-@pytest.mark.parametrize("command", ["infer", "inspect", "doctor", "index"])
+@pytest.mark.parametrize("command", ["infer", "inspect", "doctor", "serve"])
 def test_a_command_is_named_where_the_recipe_says(command):
     """A command added by the recipe would be missing from a second list."""
     places = {_filled(path, {"command": command}) for path in recipe("A command")}

@@ -108,13 +108,13 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
     out = run("query_encoder", feeds)
     encoded: list[EncodedQuery | FeatureError] = []
     for row, item in enumerate(batch):
-        streams = [out[name][row, : words_of(item)].copy() for name in ("visual_words", "audio_words")]
-        if not _finite(*streams):
+        visual, audio = (out[name][row, : words_of(item)].copy() for name in ("visual_words", "audio_words"))
+        if not _finite(visual, audio):
             encoded.append(_no_result(item.name))
             continue
         known = item.content if isinstance(item.content, EncodedWords) else None
         facts = (known.unknown, known.all_unknown, known.cut) if known else ((), False, 0)
-        encoded.append(EncodedQuery(item.sentence, item.qid, *streams, *facts, network))
+        encoded.append(EncodedQuery(item.sentence, item.qid, visual, audio, *facts, network=network))
     return encoded
 
 
