@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from img_deploy.errors import FeatureError, InputError, VerificationError
 from img_deploy.export.engine_options import EngineOptions
+from img_deploy.export.model_repository import FOLDER as REPOSITORY
+from img_deploy.export.model_repository import write_model_repository
 from img_deploy.export.report import REPORT, failure, markdown
 from img_deploy.export.verify import BUDGETS, Row, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import graph_specs
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from img_deploy.model.checkpoint import Checkpoint
     from img_deploy.model.network import IMGNetwork
 
-TARGETS = ("onnx", *EDITIONS)
+TARGETS = ("onnx", *EDITIONS, "model-repository")
 DROPPED = {
     "aoti": "packages compiled by AOTInductor were dropped: on a CPU they were no faster than eager PyTorch, and "
     "slower than ONNX Runtime; leave aoti out"
@@ -104,6 +106,9 @@ def bundle_from_checkpoint(
     samples = _samples(checkpoint, options)
     with replacing(out) as folder:
         graphs = _write_artifacts(checkpoint, network, folder, options, tell)
+        if "model-repository" in options.targets:
+            precision = options.precisions[0]
+            write_model_repository(folder, checkpoint.config, precision, graphs[precision], folder / REPOSITORY)
         manifest = _manifest(checkpoint, graphs, options)
         write_manifest(folder, manifest)
         tell("verifying")

@@ -36,7 +36,8 @@ def export(
         str,
         typer.Option(
             help="What to make, separated by commas: onnx; tensorrt (engines for this machine's GPU); tensorrt-rtx "
-            "(engines for the GPUs that --gpu names, built on any machine)."
+            "(engines for the GPUs that --gpu names, built on any machine); model-repository (the graphs for NVIDIA's "
+            "inference server)."
         ),
     ] = "onnx",
     samples: Annotated[
