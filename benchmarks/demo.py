@@ -47,6 +47,8 @@ def run(out: Path) -> None:
     learn(out)
     ask(out)
     print(f"\n{time.monotonic() - begun:.0f} s in all. Pictures: {out}/pictures/*.png, one per query above.")
+    library = f"--features {out}/data/features/charades --durations {out}/data/dataset/charades/charades.json"
+    print(f"A page to ask your own: {Path(sys.executable).parent}/img-deploy serve --bundle {out}/deploy {library}")
 
 
 def import_a_run(out: Path) -> None:
