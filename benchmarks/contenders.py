@@ -1,4 +1,4 @@
-"""Backends made ready to be timed: an predictor each, whose graph runs are clocked apart from what surrounds them."""
+"""Backends made ready to be timed: a predictor each, whose graph runs are clocked apart from what surrounds them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -89,7 +89,7 @@ def _run_step(step: Step, device: str, results: Results, seconds: float, extra: 
 
         run_step(step.name, device, results)
         return
-    command = (*CHILD, step.name, device, str(results.path))
+    command: tuple[str, ...] = (*CHILD, step.name, device, str(results.path))
     if step.name == "race":
         if shutil.which(SANITIZER) is None:
             results.add(step.name, {}, "skipped", why=f"{SANITIZER} is not on PATH")

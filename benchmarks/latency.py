@@ -31,7 +31,7 @@ class Grid:
     shorten: bool = False
     """Take a length beyond the longest there is as the longest, instead of refusing it."""
 
-    def fitted(self, limits: Mapping[str, int], longest: int) -> "Grid":
+    def fitted(self, limits: Mapping[str, Any], longest: int) -> "Grid":
         """The grid for a bundle of these limits, whose videos have at most ``longest`` clips.
 
         Raises ConfigError naming every value that does not fit.
