@@ -63,8 +63,8 @@ def _check(call: OpCall, tolerance: Tolerance) -> tuple[float, float]:
         # Masked logits are -1e30, which float32 rounds by more than any other difference.
         parts = [(one.clamp(min=-1e4), other.clamp(min=-1e4)) for one, other in parts]
         return (
-            max(largest_difference(*part) for part in parts),
-            max(share_of_tolerance(*part, tolerance) for part in parts),
+            max(largest_difference(one, other) for one, other in parts),
+            max(share_of_tolerance(one, other, tolerance) for one, other in parts),
         )
     (spans, scores), (_, wanted) = got, expected
     told = _scores_of(spans, call.arguments) * (wanted > 0)

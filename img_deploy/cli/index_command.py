@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,9 +67,8 @@ def index(
     with Reporter(quiet, strict, work=("encoding", "videos")) as reporter:
         for note in (str(predictor.choice), *folder.notes):
             reporter.note(note)
-        summary = index_folder(
-            folder, predictor, out, store and store.value, seconds, prune, batch_size, listener=reporter
-        )
+        kept: Literal["fp32", "fp16"] | None = store and ("fp16" if store is Store.FP16 else "fp32")
+        summary = index_folder(folder, predictor, out, kept, seconds, prune, batch_size, listener=reporter)
     _print(out, summary)
     if not summary.added + summary.changed + summary.kept:
         raise InputError(f"{features}: none of its videos could be used; {summary.skipped} were skipped")

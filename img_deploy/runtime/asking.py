@@ -310,9 +310,9 @@ class _Run:
         encoded = self.predictor.encode_prepared(list(prepared.values()), self.options.batch_size)
         found: list[EncodedQuery | None] = [None] * len(queries)
         for row, result in zip(prepared, encoded, strict=True):
-            for query in self._good([result]):
-                found[row] = query
-                self.listener.encoded(query)
+            for good in self._good([result]):
+                found[row] = good
+                self.listener.encoded(good)
         return found
 
     def _prepare(self, query: Query) -> Query:

@@ -85,11 +85,11 @@ class Video(BaseModel):
 
     vid: str
     clips: int | None = None
-    source_clips: int | None = Field(None, description="Clips before down-sampling.")
+    source_clips: int | None = Field(default=None, description="Clips before down-sampling.")
     has_audio: bool | None = None
     duration: float | None = None
     media: bool = False
-    error: str | None = Field(None, description="Why it cannot be read.")
+    error: str | None = Field(default=None, description="Why it cannot be read.")
 
 
 class Videos(BaseModel):

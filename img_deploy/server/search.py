@@ -130,10 +130,10 @@ class Search:
 
     async def _encoded(self, vids: Sequence[str], found: Found) -> list[EncodedVideo]:
         fetched = await asyncio.to_thread(self.shelf.fetch, vids)
-        rows = [row for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)]
-        for row in rows:
-            found.remarks += fetched[row].remarks
-        for row, video in zip(rows, await self.batcher.run("video", [fetched[row] for row in rows]), strict=True):
+        loaded = {row: one for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)}
+        for features in loaded.values():
+            found.remarks += features.remarks
+        for row, video in zip(loaded, await self.batcher.run("video", list(loaded.values())), strict=True):
             fetched[row] = video
             if isinstance(video, EncodedVideo):
                 await asyncio.to_thread(self.shelf.keep, video)

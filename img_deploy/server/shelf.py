@@ -224,7 +224,7 @@ class Shelf:
     def _write(self, index: VideoIndex, change: Callable[[VideoIndex], None]) -> None:
         with self._writing:
             try:
-                with only_writer(index.path, WRITER_WAIT):
+                with only_writer(str(index.path), WRITER_WAIT):
                     index = VideoIndex.open(index.path, self.predictor.bundle, self.predictor.rules.text)
                     change(index)
             except InputError as error:

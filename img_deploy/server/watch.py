@@ -9,6 +9,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
@@ -45,7 +46,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kept = {"namespace": "img_deploy", "registry": self.registry}
+        kept: dict[str, Any] = {"namespace": "img_deploy", "registry": self.registry}
         self.requests = Counter("requests", "Requests answered.", ("route", "status"), **kept)
         self.seconds = Histogram("request_seconds", "Seconds of a request.", ("route",), buckets=_SECONDS, **kept)
         self.sizes = Histogram("batch_items", "Items of a batch.", ("stage",), buckets=(1, 2, 4, 8, 16, 32, 64), **kept)
