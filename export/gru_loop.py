@@ -80,7 +80,7 @@ def gru_loop(node: onnx.NodeProto, storage: int, stacks: int, hidden: int) -> No
 
     forward, backward = op("Split", op("Transpose", states, perm=[0, 2, 1, 3]), outputs=2, axis=2, num_outputs=2)
     backward = op("ReverseSequence", backward, lengths, batch_axis=1, time_axis=0)
-    y = op("Transpose", op("Concat", forward, backward, axis=3), perm=[2, 0, 1, 3])  # [B, L, S, 2H]
+    y = op("Transpose", op("Concat", forward, backward, axis=3), perm=[1, 0, 2, 3])  # [B, L, S, 2H]
     steps = op("Range", op.constant(0), op("Squeeze", length), op.constant(1))
     real = op("Less", op("Unsqueeze", steps, zero), op("Unsqueeze", lengths, one))  # [B, L]
     nothing = op("Cast", zero, to=TensorProto.FLOAT)

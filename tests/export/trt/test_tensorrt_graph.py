@@ -111,14 +111,14 @@ def test_the_gru_as_one_loop_answers_as_the_reference(
     made = gru_loop(model.graph.node[0], kind, STACKS, HIDDEN)
     named = [onnx.numpy_helper.from_array(*pair) for pair in zip(weights, model.graph.node[0].input[2:], strict=True)]
     inputs = [
-        helper.make_tensor_value_info("x", kind, [STACKS, "batch", "clips", WIDTH]),
+        helper.make_tensor_value_info("x", kind, ["batch", "clips", STACKS, WIDTH]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
     ]
-    outputs = [helper.make_tensor_value_info("y", kind, [STACKS, "batch", "clips", 2 * HIDDEN])]
+    outputs = [helper.make_tensor_value_info("y", kind, ["batch", "clips", STACKS, 2 * HIDDEN])]
     graph = helper.make_graph(made.nodes, "gru", inputs, outputs, [*named, *made.constants])
     whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(whole, full_check=True)
-    x = rng.standard_normal((STACKS, 4, clips, WIDTH)).astype(storage)
+    x = rng.standard_normal((4, clips, STACKS, WIDTH)).astype(storage)
     lengths = np.array([clips, 0, 1, max(1, clips // 2)], np.int32)
     found = session_of(whole.SerializeToString())({"x": x, "lengths": lengths})["y"]
     exact = [torch.from_numpy(each.astype(np.float32)) for each in (x, *weights)]
