@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -19,8 +21,10 @@ from img_deploy.errors import BackendError, InputError
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engines import add_engines, targets_for
 from img_deploy.export.inspection import inspect_path
+from img_deploy.export.tensorrt_graph import tensorrt_graph
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
+from img_deploy.runtime.backends.buckets import shape_of
 from img_deploy.runtime.backends.choose import survey
 from img_deploy.runtime.backends.tensorrt import backend as trt_backend
 from img_deploy.runtime.backends.tensorrt import rtx
@@ -168,7 +172,29 @@ def test_every_graph_is_built_in_half_precisions(precision: str, plain: Path, tm
     assert jumps == {"video_encoder": 0, "query_encoder": 0, "grounder": 8, "visual_grounder": 0}  # 2 for each layer
 
 
-def in_precision(plain: Path, folder: Path, precision: str) -> Path:
+def test_the_graph_that_the_parser_is_given_answers_as_the_bundles(
+    plain: Path, tmp_path: Path, session_of: Callable[[Path | bytes], Callable]
+) -> None:
+    """What is verified is the bundle's graph; an engine is built from another form of it, and no card is here."""
+    folder = in_precision(plain, tmp_path / "deploy", "fp16", ("grounder",))
+    bundle = Bundle.open(folder).in_precision("fp16")
+    limits = {"batch": 4, **bundle.manifest.limits}
+    rng, sizes = np.random.default_rng(0), {"batch": 3, "clips": 13, "words": 5}
+    feeds = {}
+    for tensor in graph_specs(bundle.manifest.model)["grounder"].inputs:
+        shape = shape_of(tensor, sizes)
+        lengths = np.array([[shape[1]], [max(1, shape[1] // 3)], [1]])
+        ragged = np.arange(shape[1])[None] < lengths
+        feeds[tensor.name] = ragged if tensor.dtype == "bool" else rng.standard_normal(shape).astype(np.float16)
+    path = bundle.graph("grounder")
+    wanted = session_of(path)(feeds)
+    found = session_of(tensorrt_graph(path, limits, plugins=False).model)(feeds)
+    for name, values in wanted.items():
+        real = feeds["clip_mask"] if values.ndim > 1 else slice(None)
+        np.testing.assert_allclose(found[name][real], values[real], atol=1e-2, err_msg=name)
+
+
+def in_precision(plain: Path, folder: Path, precision: str, wanted: tuple[str, ...] = GRAPH_NAMES) -> Path:
     """The bundle with graphs in another precision, whose fused ops are single nodes."""
     from img_deploy.export.functions import FunctionLibrary
     from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
@@ -180,7 +206,8 @@ def in_precision(plain: Path, folder: Path, precision: str) -> Path:
     network = network_in(network_from_bundle(bundle), precision)
     library, graphs = FunctionLibrary(), {}
     (folder / "onnx" / precision).mkdir()
-    for name, spec in graph_specs(network.config).items():
+    for name in wanted:
+        spec = graph_specs(network.config)[name]
         metadata = model_metadata(spec, network.config, precision, True)
         model = onnx_from_program(program_from_graph(network, spec), spec, library, metadata, precision, True)
         graphs[name] = f"onnx/{precision}/{name}.onnx"
