@@ -67,7 +67,9 @@ def index(
     with Reporter(quiet, strict, work=("encoding", "videos")) as reporter:
         for note in (str(predictor.choice), *folder.notes):
             reporter.note(note)
-        kept: Literal["fp32", "fp16"] | None = store and ("fp16" if store is Store.FP16 else "fp32")
+        kept: Literal["fp32", "fp16"] | None = None
+        if store is not None:
+            kept = "fp16" if store is Store.FP16 else "fp32"
         summary = index_folder(folder, predictor, out, kept, seconds, prune, batch_size, listener=reporter)
     _print(out, summary)
     if not summary.added + summary.changed + summary.kept:
