@@ -44,9 +44,10 @@ def test_it_answers_as_it_did(earlier, backend):
 
 
 def test_it_is_inspected_as_it_was(run_cli, earlier):
-    """Its sizes, hashes, configuration or verification would be shown differently, or not at all."""
+    """Its sizes, hashes, configuration or verification would be shown differently, or its dead packages not be told."""
     done = run_cli("inspect", earlier / "bundle", "--format", "json")
     assert done.code == 0
     found = json.loads(done.out)
     assert found.pop("path") == str(earlier / "bundle")
+    assert found["bundle"].pop("packages") == "no longer used (aoti)"
     assert found == json.loads((earlier / "inspection.json").read_text(encoding="utf-8"))
