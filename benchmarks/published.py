@@ -23,15 +23,15 @@ class PackedMultiScale(nn.Module):
         self.merge = gru_of([fused.merge], 0)
         self.projection = fused.projection
 
-    def forward(self, local: Tensor, event: Tensor, whole: Tensor, mask: Tensor) -> Tensor:
-        lengths = self.lengths_of(mask)
+    def forward(self, local: Tensor, event: Tensor, whole: Tensor, lengths: Tensor) -> Tensor:
+        lengths = self.on_host(lengths)
         pairs = ((local, event), (event, whole), (local, whole))
         stacks = [self.run(gru, torch.cat(pair, dim=-1), lengths) for gru, pair in zip(self.stacks, pairs, strict=True)]
         return self.projection(self.run(self.merge, torch.cat(stacks, dim=-1), lengths))
 
     @staticmethod
-    def lengths_of(mask: Tensor) -> Tensor:
-        return mask.sum(dim=1).cpu()
+    def on_host(lengths: Tensor) -> Tensor:
+        return lengths.cpu()
 
     @staticmethod
     def run(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class UnpackedMultiScale(PackedMultiScale):
         return out
 
     @staticmethod
-    def lengths_of(mask: Tensor) -> Tensor:
-        return mask
+    def on_host(lengths: Tensor) -> Tensor:
+        return lengths
 
 
 def published_network(network: IMGNetwork) -> IMGNetwork:
