@@ -232,6 +232,7 @@ def test_plugins_are_layers_of_the_engine(plugin_bundle: Path, options: EngineOp
     reports = add_engines(plugin_bundle, options=replace(options, plugins=True))
     record = next(report.record for report in reports if report.record.graph == "visual_grounder")
     assert sorted(record.plugins.values()) == [
+        "ImgBoundaryLogits",
         "ImgConvBlock4",
         "ImgConvBlock4",
         "ImgQueryAttention",

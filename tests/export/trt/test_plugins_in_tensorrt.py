@@ -13,7 +13,7 @@ from img_deploy.kernels.plugin_ptx import PORTABLE, _configurations
 
 NODES = Path(__file__).parents[2] / "golden" / "trt" / "plugin_nodes.json"
 SIZES = {"B": 3, "L": 37, "N": 5, "D": 32}
-MEMBERS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "i64": "INT64"}
+MEMBERS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int64": "INT64"}
 
 pytestmark = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed (pip install --no-deps triton==3.6.0)"
