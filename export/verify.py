@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from img_deploy.errors import FeatureError, VerificationError
 from img_deploy.export.samples import Sample
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.protocol import Backend, Feeds, Outputs
@@ -153,9 +154,16 @@ def compare(
         samples: in the order of :func:`in_run_order`.
         reference: :func:`results` of the eager fp32 network, each sample alone.
         sizes: bytes of the file of each graph.
+
+    Raises:
+        VerificationError: an output is not a number, or infinite.
     """
     budget = BUDGETS[backend.precision]
-    tried = [(results(backend, samples, size), reference) for size in batch_sizes]
+    try:
+        tried = [(results(backend, samples, size), reference) for size in batch_sizes]
+    except FeatureError:
+        what = f"backend {backend.name}, {backend.precision}"
+        raise VerificationError(f"{what}: has no finite result where the eager fp32 network has one") from None
     pairs = [pair for found, wanted in tried for pair in zip(found, wanted, strict=True)]
     rows = []
     for graph in GRAPH_NAMES:
@@ -190,9 +198,8 @@ def compare(
 
 
 def _differences(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> dict[str, NDArray[np.float64]]:
-    """Of every output by name, flattened; NaN counts as infinitely far."""
-    apart = {name: np.abs(found[name].astype(float) - wanted[name]).ravel() for name in wanted}
-    return {name: np.nan_to_num(values, nan=np.inf) for name, values in apart.items()}
+    """Of every output by name, flattened."""
+    return {name: np.abs(found[name].astype(float) - wanted[name]).ravel() for name in wanted}
 
 
 def _worst(
