@@ -221,22 +221,6 @@ def rename_axes(graph: "ir.Graph", names: Mapping[str, str]) -> None:
             value.shape = ir.Shape([renamed(size) for size in value.shape])
 
 
-def constants_as_nodes(graph: "ir.Graph") -> None:
-    """Turn initializers into ``Constant`` nodes: a function has no initializers."""
-    import onnx_ir as ir
-
-    nodes = []
-    for value in list(graph.initializers.values()):
-        assert value.const_value is not None
-        node = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], name=value.name)
-        node.outputs[0].name, node.outputs[0].type = value.name, value.type
-        value.replace_all_uses_with(node.outputs[0])
-        nodes.append(node)
-    graph.initializers.clear()
-    if nodes:
-        graph.insert_before(graph[0], nodes)
-
-
 def _values(graph: "ir.Graph") -> "Iterable[ir.Value]":
     import onnx_ir as ir
 

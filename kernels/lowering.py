@@ -1,7 +1,7 @@
 """How a call of an op becomes one node of an ONNX graph: what every ``kernels/<op>/export.py`` declares.
 
-The node calls a function of the same model whose body is standard ops, made by exporting the op's own reference.
-Needs neither torch nor ONNX.
+The node calls a function of the same model, whose body is standard ops (see ``onnx_nodes``). Needs neither torch nor
+ONNX.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,9 +54,13 @@ def node_form(op: str) -> Callable[[Call], NodeForm]:
     return form
 
 
-def body_translation(op: str) -> Callable[..., Any] | None:
-    """How the exporter writes the op's body where its reference does not export; None where it does."""
-    return getattr(_module(op), "body", None)
+def onnx_body(op: str) -> Callable[..., Any]:
+    """How op ``op`` writes the body of its node: ``body(nodes, call, given)`` returns its outputs.
+
+    ``given`` holds the op's arguments by name: values of the function for tensors, and numbers or None.
+    """
+    body: Callable[..., Any] = _module(op).body
+    return body
 
 
 def _module(op: str) -> Any:

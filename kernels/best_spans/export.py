@@ -8,6 +8,7 @@ from typing import Any
 
 from img_deploy.kernels.dtypes import MASKED
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes, masked_softmax
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Dims, Output, PluginForm, Sizes, Variant, number_of, reference_of
 from img_deploy.kernels.plugin_names import PluginName
@@ -22,34 +23,25 @@ def node_form(call: Call) -> NodeForm:
     return NodeForm(f"ImgBestSpans{call.values['k']}", axes)
 
 
-def body(start_logits: Any, end_logits: Any, mask: Any, k: int) -> Any:
-    """The function's nodes, made inside the exporter; arguments are values of the graph."""
-    from onnxscript import opset18
-
-    op: Any = opset18
-    none, everywhere = op.Constant(value_float=MASKED), op.Constant(value_ints=[-1])
-    last, rows = op.Constant(value_ints=[2]), op.Constant(value_ints=[1])
-    real = op.Cast(mask, to=FLOAT)  # [B, L]
-    shift = op.Where(mask, op.Constant(value_float=0.0), none)
+def body(op: Nodes, _call: Call, given: Any) -> Any:
+    """The ONNX body, over ``TopK``, which puts the lower index first where scores are equal."""
+    none, real = op.floats(MASKED), op.Cast(given.mask, to=op.wide)  # [B, L]
 
     def probabilities(logits: Any) -> Any:
-        logits = logits if logits.dtype == FLOAT else op.Cast(logits, to=FLOAT)
-        return op.Mul(op.Softmax(op.Add(logits, shift), axis=-1), real)
+        return op.Mul(op.to_wide(masked_softmax(op, op.to_wide(logits), given.mask)), real)
 
-    joint = op.Mul(op.Unsqueeze(probabilities(start_logits), last), op.Unsqueeze(probabilities(end_logits), rows))
-    both = op.Mul(op.Unsqueeze(real, last), op.Unsqueeze(real, rows))  # [B, L, L]
-    is_span = op.Greater(op.Trilu(both, upper=1), op.Constant(value_float=0.5))
+    start, end = probabilities(given.start_logits), probabilities(given.end_logits)
+    joint = op.Mul(op.Unsqueeze(start, [2]), op.Unsqueeze(end, [1]))  # [B, L, L]
+    both = op.Mul(op.Unsqueeze(real, [2]), op.Unsqueeze(real, [1]))
+    is_span = op.Greater(op.Trilu(both, upper=1), op.floats(0.5))
     flat = op.Flatten(op.Where(is_span, joint, none), axis=1)
     # Room for k of them, however short the sample is.
-    pads = op.Constant(value_ints=[0, 0, 0, k])
-    scores, index = op.TopK(op.Pad(flat, pads, none), op.Constant(value_ints=[k]), axis=1, largest=1, sorted=1)
-    found = op.Greater(scores, op.Div(none, op.Constant(value_float=2.0)))  # [B, k]
-    length = op.Gather(op.Shape(mask), op.Constant(value_int=1), axis=0)
-    pair = op.Concat(
-        op.Unsqueeze(op.Div(index, length), everywhere), op.Unsqueeze(op.Mod(index, length), everywhere), axis=2
-    )
-    spans = op.Mul(pair, op.Unsqueeze(op.Cast(found, to=INT64), everywhere))
-    return spans, op.Mul(scores, op.Cast(found, to=FLOAT))
+    scores, index = op.TopK(op.Pad(flat, [0, 0, 0, given.k], none), [given.k], axis=1, largest=1, sorted=1, outputs=2)
+    found = op.Greater(scores, op.floats(MASKED / 2))  # [B, k]
+    length = op.Gather(op.Shape(given.mask), op.ints(1), axis=0)
+    pair = op.Concat(op.Unsqueeze(op.Div(index, length), [2]), op.Unsqueeze(op.Mod(index, length), [2]), axis=2)
+    spans = op.Mul(pair, op.Unsqueeze(op.Cast(found, to=op.long), [2]))
+    return spans, op.Mul(scores, op.Cast(found, to=op.wide))
 
 
 def plugin_form(name: PluginName) -> PluginForm:

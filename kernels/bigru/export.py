@@ -6,6 +6,7 @@ product of the engine.
 from typing import TYPE_CHECKING, Any
 
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes
 from img_deploy.kernels.plugin_form import Blocks, Dims, Output, PluginForm, Sizes, Variant, ceil_div
 from img_deploy.kernels.plugin_names import GRU_NODE, PluginName
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 R_Z_N_TO_Z_R_N = (1, 0, 2)
 """Gate order of PyTorch to that of ONNX."""
-FLOAT = 1
-"""ONNX's number for float32."""
 
 
 def node_form(call: Call) -> NodeForm:
@@ -27,46 +26,31 @@ def node_form(call: Call) -> NodeForm:
     return NodeForm(f"{GRU_NODE}{call.size('weight_hh', 0)}", axes)
 
 
-def body(x: Any, lengths: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> Any:
-    """The function's nodes, made inside the exporter; arguments are values of the graph.
-
-    The recurrence is float32 whatever the storage, as in the reference.
-    """
-    from onnxscript import opset18
-
-    op: Any = opset18
-    stacks, hidden = weight_hh.shape[0], weight_hh.shape[3]
-    order = [gate * hidden + row for gate in R_Z_N_TO_Z_R_N for row in range(hidden)]
-    rows = op.Constant(value_ints=order)
-
-    def weights(values: Any, stack: int) -> Any:
-        own = op.Gather(values, op.Constant(value_int=stack), axis=0)
-        return to_float(op.Gather(own, rows, axis=1))  # [2, 3H, *]
-
-    storage = weight_hh.dtype
-
-    def to_float(value: Any) -> Any:
-        return value if storage == FLOAT else op.Cast(value, to=FLOAT)
-
+def body(op: Nodes, call: Call, given: Any) -> Any:
+    """The ONNX body. The recurrence is float32 whatever the storage, as in the reference."""
+    stacks, hidden = call.size("weight_hh", 0), call.size("weight_hh", 3)
+    rows = op.ints([gate * hidden + row for gate in R_Z_N_TO_Z_R_N for row in range(hidden)])
     outputs = []
     for stack in range(stacks):
-        own = op.Gather(x, op.Constant(value_int=stack), axis=2)  # [B, L, I]
-        bias = op.Concat(weights(bias_ih, stack), weights(bias_hh, stack), axis=1)  # [2, 6H]
+        own = op.at(given, stack)
+        w_ih, w_hh, b_ih, b_hh = (
+            op.to_wide(op.Gather(own(name), rows, axis=1)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        x = op.Gather(given.x, op.ints(stack), axis=2)  # [B, L, I]
         y, _ = op.GRU(
-            to_float(op.Transpose(own, perm=[1, 0, 2])),
-            weights(weight_ih, stack),
-            weights(weight_hh, stack),
-            bias,
-            lengths,
+            op.to_wide(op.Transpose(x, perm=[1, 0, 2])),
+            w_ih,
+            w_hh,
+            op.Concat(b_ih, b_hh, axis=1),
+            given.lengths,
             direction="bidirectional",
             hidden_size=hidden,
             linear_before_reset=1,
+            outputs=2,
         )  # [L, 2, B, H]
-        both = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, 2 * hidden]))
-        both = op.Transpose(both, perm=[1, 0, 2])  # [B, L, 2H]
-        outputs.append(both if storage == FLOAT else op.Cast(both, to=storage))
-    third = op.Constant(value_ints=[2])
-    return op.Concat(*(op.Unsqueeze(output, third) for output in outputs), axis=2)
+        both = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, 2 * hidden])
+        outputs.append(op.Unsqueeze(op.to_storage(op.Transpose(both, perm=[1, 0, 2])), [2]))  # [B, L, 1, 2H]
+    return op.Concat(*outputs, axis=2)
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes, depthwise, layer_norm, linear, swap
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Blocks, Dims, PluginForm, Sizes, Variant, by_batch, ceil_div, over_rows
 from img_deploy.kernels.plugin_names import PluginName
@@ -12,6 +13,21 @@ from img_deploy.kernels.plugin_names import PluginName
 def node_form(call: Call) -> NodeForm:
     layers = call.size("norm_weight", 0)
     return NodeForm(f"ImgConvBlock{layers}", {"x": ("batch", "length", None), "mask": ("batch", "length")})
+
+
+def body(op: Nodes, call: Call, given: Any) -> Any:
+    """The ONNX body."""
+    layers, dim, taps = (call.size("depthwise_weight", axis) for axis in range(3))
+    keep, position = op.Cast(op.Unsqueeze(given.mask, [2]), to=op.storage), given.position
+    if call.size("position", 0) > 1:
+        position = op.Slice(position, [0], op.Shape(given.x, start=1, end=2), [0])
+    x = op.Add(given.x, position)
+    for layer in range(layers):
+        own = op.at(given, layer)
+        normed = op.Mul(layer_norm(op, x, own("norm_weight"), own("norm_bias")), keep)
+        mixed = swap(op, depthwise(op, swap(op, normed), own("depthwise_weight"), None, dim, taps))
+        x = op.Add(x, op.Relu(linear(op, mixed, own("pointwise_weight"), own("pointwise_bias"))))
+    return x
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

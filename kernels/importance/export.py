@@ -1,6 +1,9 @@
 """ONNX form and TensorRT plugin."""
 
+from typing import Any
+
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes, attention_pool, linear
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Output, PluginForm, Sizes, Variant, reference_of
 from img_deploy.kernels.plugin_names import PluginName
@@ -10,6 +13,16 @@ CLIPS = ("batch", "length", None)
 
 def node_form(_call: Call) -> NodeForm:
     return NodeForm("ImgImportance", {"visual": CLIPS, "audio": CLIPS, "mask": ("batch", "length")})
+
+
+def body(op: Nodes, _call: Call, given: Any) -> Any:
+    """The ONNX body."""
+    pools = [
+        attention_pool(op, x, op.part(given.pool_weight, m), given.mask)
+        for m, x in ((1, given.audio), (0, given.visual))
+    ]
+    logit = op.to_wide(linear(op, op.Concat(*pools, axis=-1), given.weight, given.bias))  # [B, 1, 1]
+    return op.Sigmoid(op.Squeeze(logit, [1, 2]))
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

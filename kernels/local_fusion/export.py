@@ -1,6 +1,9 @@
 """ONNX form and TensorRT plugin."""
 
+from typing import Any
+
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes, depthwise, gate, restored, shrunk, swap
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import PluginForm, over_padded_rows, over_rows
 from img_deploy.kernels.plugin_names import PluginName
@@ -11,6 +14,21 @@ CLIPS = ("batch", "length", None)
 def node_form(_call: Call) -> NodeForm:
     axes = {"visual": CLIPS, "audio": CLIPS, "importance": ("batch",), "mask": ("batch", "length")}
     return NodeForm("ImgLocalFusion", axes)
+
+
+def body(op: Nodes, call: Call, given: Any) -> Any:
+    """The ONNX body: convolutions and projection with the channels first."""
+    keep = op.Cast(op.Unsqueeze(given.mask, [2]), to=op.storage)
+    branches = []
+    for m, x in enumerate((given.visual, given.audio)):
+        own, columns = op.at(given, m), swap(op, shrunk(op, op.Mul(x, keep)))  # [B, D, L]
+        widths = []
+        for place, name in enumerate(("conv1_weight", "conv3_weight", "conv5_weight")):
+            bias = shrunk(op, op.part(own("conv_bias"), place))
+            widths.append(op.Relu(depthwise(op, columns, own(name), bias, *call.shapes[name][1:])))
+        projected = swap(op, op.MatMul(own("proj_weight"), op.Concat(*widths, axis=1)))
+        branches.append(restored(op, op.Add(projected, shrunk(op, own("proj_bias")))))
+    return gate(op, *branches, given)
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

@@ -1,9 +1,13 @@
 """ONNX form and TensorRT plugin."""
 
+from typing import Any
+
 from img_deploy.kernels.lowering import Call, NodeForm
+from img_deploy.kernels.onnx_nodes import Nodes, attention_pool, linear, masked_softmax, restored, shrunk, swap
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import PluginForm, over_padded_rows, over_rows
 from img_deploy.kernels.plugin_names import PluginName
+from img_deploy.kernels.query_attention.reference import SAFE_IN_FP16
 
 
 def node_form(_call: Call) -> NodeForm:
@@ -16,6 +20,43 @@ def node_form(_call: Call) -> NodeForm:
             "word_mask": ("batch", "words"),
         },
     )
+
+
+def body(op: Nodes, call: Call, given: Any) -> Any:
+    """The ONNX body. Two linear layers in a row are one, whose weight is the product of theirs; the pooled query's
+    part of it is the same for every clip.
+    """
+    clips, words, dim = given.clips, given.words, call.size("concat_weight", 0)
+    # clips · (words product_weight + clip_weight) + words · word_weight
+    keys = op.Add(op.Mul(words, given.product_weight), given.clip_weight)
+    of_words = op.Unsqueeze(op.MatMul(shrunk(op, words), given.word_weight), [1])
+    score = restored(op, op.Add(op.MatMul(shrunk(op, clips), swap(op, keys)), of_words))  # [B, L, N]
+    over_words = masked_softmax(op, score, given.word_mask, (1,), axis=2)
+    over_clips = masked_softmax(op, score, given.clip_mask, (2,), axis=1)
+    c2q = op.MatMul(over_words, words)  # [B, L, D]
+    q2c = op.MatMul(over_words, op.MatMul(swap(op, over_clips), clips))
+    pooled = attention_pool(op, words, given.pool_weight, given.word_mask)  # [B, 1, D]
+    of_clips, of_pooled = (op.cut(given.concat_weight, half, dim, axis=1) for half in range(2))
+    weight, bias = op.to_wide(of_clips), op.to_wide(given.concat_bias)
+    joint_weight = op.to_storage(op.MatMul(weight, op.to_wide(given.attention_weight)))
+    joint_bias = op.to_storage(op.Add(op.MatMul(weight, op.to_wide(given.attention_bias)), bias))
+    return op.Add(_projected(op, (clips, c2q, q2c), joint_weight), linear(op, pooled, of_pooled, joint_bias))
+
+
+def _projected(op: Nodes, parts: tuple[Any, Any, Any], weight: Any) -> Any:
+    """``Linear([C; c2q; C*c2q; C*q2c])``, [B, L, D], without bias."""
+    if op.storage != op.half:
+        return linear(op, _features(op, *parts), weight)
+    # The product of two clips leaves the range of fp16 long before they do: such a row is computed at a smaller scale.
+    features = _features(op, *map(op.to_wide, parts))
+    largest = op.ReduceMax(op.Abs(features), [2], keepdims=1)  # [B, L, 1]
+    scale = op.Min(op.Div(op.floats(SAFE_IN_FP16), largest), op.floats(1.0))
+    out = linear(op, op.to_storage(op.Mul(features, scale)), weight)
+    return op.to_storage(op.Div(op.to_wide(out), scale))
+
+
+def _features(op: Nodes, clips: Any, c2q: Any, q2c: Any) -> Any:
+    return op.Concat(clips, c2q, op.Mul(clips, c2q), op.Mul(clips, q2c), axis=2)  # [B, L, 4D]
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

@@ -41,12 +41,19 @@ def brain(checkpoints):
 
 
 def typed_nodes(model):
-    """(node, types of its inputs) of the graph with its functions in place."""
+    """(node, types of its inputs) of the graph with its functions in place, but for what weights alone decide."""
     flat = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model), strict_mode=True)
     known = (*flat.graph.value_info, *flat.graph.input, *flat.graph.output)
     kinds = {value.name: NAME(value.type.tensor_type.elem_type) for value in known}
     kinds |= {value.name: NAME(value.data_type) for value in flat.graph.initializer}
-    return [(node, [kinds[name] for name in node.input if name]) for node in flat.graph.node]
+    decided = {value.name for value in flat.graph.initializer}
+    nodes = []
+    for node in flat.graph.node:
+        if decided.issuperset(node.input):
+            decided.update(node.output)
+        else:
+            nodes.append((node, [kinds[name] for name in node.input if name]))
+    return nodes
 
 
 def check_types(model, storage):
