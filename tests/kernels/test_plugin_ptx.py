@@ -133,11 +133,12 @@ def test_other_inputs_than_the_kernel_takes_are_refused(node_shapes: Callable) -
     from img_deploy.kernels.plugin_ptx import PORTABLE, plugin_kernels
 
     sizes = node_shapes("ImgConvBlock4", **FULL_SIZE)
-    with pytest.raises(ValueError, match="got 2 inputs, expected 7"):
+    with pytest.raises(ValueError, match="got 2 inputs, expected 8"):
         plugin_kernels("ImgConvBlock4", ["fp16", "bool"], sizes, PORTABLE)
-    wide = {"gates": (1, 2, 3, 1536), "lengths": (2,), "weight": (1, 2, 768, 256), "bias": (1, 2, 768)}
+    wide = {"gates": (1, 2, 3, 1536), "lengths": (2,), "weight_hh": (1, 2, 768, 256)}
+    wide |= {"bias_ih": (1, 2, 768), "bias_hh": (1, 2, 768)}
     with pytest.raises(ValueError, match="no kernel of bigru takes fp16 at these sizes"):
-        plugin_kernels("ImgGruRecurrence", ["fp16", "int32", "fp16", "fp16"], wide, PORTABLE)
+        plugin_kernels("ImgGruRecurrence", ["fp16", "int32", "fp16", "fp16", "fp16"], wide, PORTABLE)
 
 
 def test_names_are_taken_apart() -> None:
