@@ -104,7 +104,7 @@ def test_overlap_of_exactly_the_limit_is_kept():
     assert (0, 9) not in [s[:2] for s in decode_spans(start, end, [10], top_k=9, nms=0.69)[0]]
 
 
-def test_padding_and_company_change_nothing():
+def test_padding_and_batch_change_nothing():
     """A sample's answer depends on its batch or on values past its own clips."""
     rng = np.random.default_rng(0)
     clips = rng.integers(1, 129, 40)

@@ -119,16 +119,16 @@ def test_half_precisions(networks, precision):
             compare(found, expected, feeds, TOLERANCE["fp32"])
 
 
-def test_company_does_not_matter(networks):
+def test_batch_does_not_matter(networks):
     """A sample's outputs would depend on which others fill its bucket."""
     network = networks["tiny_vlm"]
     for precision in ("fp32", "fp16"):
         backend, _ = backend_of(network, precision)
         one, other = (draw(network.config, "grounder", 4, 16, 9, seed) for seed in (1, 2))
         mixed = {name: np.concatenate([one[name][:2], other[name][2:]]) for name in one}
-        alone, company = backend.run("grounder", one), backend.run("grounder", mixed)
+        alone, beside = backend.run("grounder", one), backend.run("grounder", mixed)
         for name in alone:
-            np.testing.assert_allclose(alone[name][:2], company[name][:2], atol=1e-5, rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(alone[name][:2], beside[name][:2], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_infinities_of_an_earlier_request_do_not_stay(networks):
