@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python -m img_deploy.benchmarks.demo --out demo
 
 test: $(STAMP) lint trt-bindings rtx
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Workers and the programs that tests start share the cores: threads beyond one per process wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = ("tiny_glove", "tiny_glove_deep", "tiny_vlm")
 
