@@ -143,7 +143,7 @@ def test_recorded_values(checkpoints: dict, used: set, backend: Callable) -> Non
 
 @pytest.mark.parametrize(("precision", "clips"), [("fp32", 12), ("fp16", 8), ("bf16", 8)])
 def test_a_ragged_batch(checkpoints: dict, used: set, backend: Callable, precision: str, clips: int) -> None:
-    """Padding, masks or the rest of the batch would change a sample's answer; or a precision loses more than rounding does."""
+    """Padding, masks or other samples would change an answer; or a precision loses more than rounding does."""
     names = ("case_L7_Q5", "case_L1_Q2")
     network, _, _ = case_of(checkpoints, "tiny_vlm", names[0])
     alone = [case_of(checkpoints, "tiny_vlm", name)[1] for name in names]
