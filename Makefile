@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@echo "setting up .venv: a few minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -U pip
-	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,index,serve,train,dev]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,index,ray,serve,train,dev]"
 	$(BIN)/pip install -q --no-deps triton==3.6.0
 	touch $@
 

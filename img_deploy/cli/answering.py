@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from img_deploy.cli.answer_table import AnswerTable
-    from img_deploy.runtime.asking import Request, Session
+    from img_deploy.runtime.asking import Session
+    from img_deploy.runtime.request import Request
     from img_deploy.runtime.results import Answer, RowKey
     from img_deploy.runtime.writers import RowWriter
 
@@ -140,7 +141,7 @@ def _write_answers(session: "Session", output: Output, reporter: Reporter) -> No
             raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
     took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
     reporter.summary()
-    for what, why in session.predictor.choice.backend.notes().items():
+    for what, why in session.workers.notes().items():
         reporter.note(f"note: {what}: {why}")
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""

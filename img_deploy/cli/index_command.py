@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from img_deploy.cli.work_options import Engine, EngineOption, ThreadsOption, WorkersOption
+
 if TYPE_CHECKING:
     from img_deploy.runtime.indexing import IndexSummary
 
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def index(
-    features: Annotated[Path, typer.Argument(metavar="FEATURES", help="A feature folder, as `infer` takes it.")],
+    features: Annotated[str, typer.Argument(metavar="FEATURES", help="A feature folder, as `infer` takes it.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="INDEX", help="The index: made, or brought up to date.")],
     bundle: Annotated[Path, typer.Option(help="Folder made by `img-deploy export`.")] = Path("deploy"),
     store: Annotated[
@@ -37,9 +39,9 @@ def index(
     backend: Annotated[
         str, typer.Option(help="auto (the fastest that works here), or one that `doctor` lists.")
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")
-    ] = None,
+    threads: ThreadsOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    workers: WorkersOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most videos per run.")] = 16,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first video that cannot be used (exit code 2).")
@@ -57,20 +59,23 @@ def index(
     from img_deploy.durations import read_durations
     from img_deploy.errors import InputError
     from img_deploy.features.folders import open_folder
+    from img_deploy.runtime.bundle import Bundle
     from img_deploy.runtime.indexing import index_folder
-    from img_deploy.runtime.predictor import load_bundle
+    from img_deploy.runtime.inputs import input_rules
+    from img_deploy.runtime.workers import open_workers
 
     seconds = read_durations(durations) if durations is not None else {}
-    predictor = load_bundle(bundle, backend, threads)
-    rules = predictor.rules
+    opened = Bundle.open(bundle)
+    rules = input_rules(opened)
     folder = open_folder(features, rules.video, rules.audio, max_clips=rules.max_clips)
+    at_work = open_workers(opened, rules, backend, threads, engine.value, workers)
     with Reporter(quiet, strict, work=("encoding", "videos")) as reporter:
-        for note in (str(predictor.choice), *folder.notes):
+        for note in (str(at_work), *folder.notes):
             reporter.note(note)
         kept: Literal["fp32", "fp16"] | None = None
         if store is not None:
             kept = "fp16" if store is Store.FP16 else "fp32"
-        summary = index_folder(folder, predictor, out, kept, seconds, prune, batch_size, listener=reporter)
+        summary = index_folder(folder, at_work, out, kept, seconds, prune, batch_size, listener=reporter)
     _print(out, summary)
     if not summary.added + summary.changed + summary.kept:
         raise InputError(f"{features}: none of its videos could be used; {summary.skipped} were skipped")

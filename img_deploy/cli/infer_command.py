@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from img_deploy.cli.work_options import Engine, EngineOption, ThreadsOption, WorkersOption
+
 
 class OutputFormat(StrEnum):
     TABLE = "table"
@@ -50,9 +52,9 @@ def infer(
         bool,
         typer.Option("--rebuild", help="First build TensorRT engines for this machine, where the bundle has none."),
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")
-    ] = None,
+    threads: ThreadsOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    workers: WorkersOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most videos, queries or pairs per run.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Most moments per answer.")] = 1,
     nms: Annotated[
@@ -114,7 +116,7 @@ def infer(
     Exit code 0: something was answered; 2: nothing could be, or the input is wrong.
     """
     from img_deploy.cli.answering import Output, answer
-    from img_deploy.runtime.asking import AskOptions, Request
+    from img_deploy.runtime.request import AskOptions, Request
 
     if rebuild:
         from img_deploy.cli.engine_building import rebuild_for_this_machine
@@ -132,6 +134,8 @@ def infer(
         text_features=text_features,
         backend=backend,
         threads=threads,
+        engine=engine.value,
+        workers=workers,
         options=AskOptions(top_k, nms, batch_size),
     )
     answer(request, Output(out, format and format.value, rows, resume, best), strict, quiet)

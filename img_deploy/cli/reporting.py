@@ -6,8 +6,8 @@ from typing import Any
 
 from img_deploy.cli.progress_bar import progress_bar
 from img_deploy.errors import ImgDeployError, one_line
-from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.encoded import EncodedQuery
+from img_deploy.runtime.request import Listener
 
 MOST_WARNINGS = 5
 """Warnings of a kind that are shown; the others are counted."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from img_deploy.errors import FeatureError, one_line
+from img_deploy.features.paths import is_remote
 
 Array = npt.NDArray[np.generic]
 Where = str | PathLike[str]
@@ -27,9 +28,10 @@ BROKEN = (
 @contextmanager
 def reading(where: Where, expected: str) -> Iterator[None]:
     """Turns whatever goes wrong while a feature file is read into one FeatureError line that names it."""
-    name = os.fspath(where)
+    name = str(where)
     try:
-        _refuse_special(name, expected)
+        if not is_remote(name):
+            _refuse_special(name, expected)
         yield
     except FeatureError:
         raise
@@ -72,7 +74,7 @@ def clip_shape(shape: tuple[int, ...], where: Where) -> tuple[int, int]:
     if len(shape) == 1 and shape[0] == 0:
         return 0, 0
     if len(shape) < 2 or any(size != 1 for size in shape[1:-1]):
-        raise FeatureError(f"{os.fspath(where)}: got shape {shape}, expected (clips, width)")
+        raise FeatureError(f"{where}: got shape {shape}, expected (clips, width)")
     return shape[0], shape[-1]
 
 
@@ -80,8 +82,8 @@ def check_dtype(dtype: np.dtype, where: Where) -> None:
     """Raises FeatureError unless ``dtype`` is one of real numbers."""
     if dtype.hasobject:
         raise FeatureError(
-            f"{os.fspath(where)}: got an array of Python objects, expected numbers; "
+            f"{where}: got an array of Python objects, expected numbers; "
             "save it with a numeric dtype (such files can carry code and are not opened)"
         )
     if dtype.kind not in "fiu":
-        raise FeatureError(f"{os.fspath(where)}: got dtype {dtype}, expected floating point or integer numbers")
+        raise FeatureError(f"{where}: got dtype {dtype}, expected floating point or integer numbers")

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from img_deploy.features.layouts import (
     unread,
     wanted_place,
 )
+from img_deploy.features.paths import each, identity, path_of
 from img_deploy.features.prepare import VideoFeatures, prepare_parts, prepare_tokens
 from img_deploy.features.resample import Floats
 from img_deploy.features.stores import ArrayFileParts, PickledArrays, Store, TextFiles
@@ -41,7 +42,7 @@ class TextFolder:
     """Token features of queries, by query id. ``path`` is what messages call it."""
 
     def __init__(self, path: Where, files: TextFiles | None, kind: FeatureKind | None) -> None:
-        self.path = Path(path)
+        self.path = path_of(path)
         self.text, self._text = kind, files
 
     def load_text(self, qid: int, max_words: int | None = None) -> Floats:
@@ -134,6 +135,16 @@ class FeatureFolder(TextFolder):
         wanted = self.wanted
         return prepare_parts(vid, video, audio, wanted.video, wanted.audio, wanted.max_clips)
 
+    def load_each(self, vids: Sequence[str]) -> Iterator[VideoFeatures | FeatureError]:
+        """:meth:`load` of some videos, in order; what cannot be read gives its error. Fetches several at a time."""
+        return each(self._loaded, vids, self.path)
+
+    def _loaded(self, vid: str) -> VideoFeatures | FeatureError:
+        try:
+            return self.load(vid)
+        except FeatureError as error:
+            return error
+
     def fingerprint(self, vid: str) -> str:
         """Which files are behind a video, video and sound, as 64 hexadecimal digits; no content is read.
 
@@ -209,12 +220,7 @@ class FeatureFolder(TextFolder):
 def _fingerprint(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        try:
-            status = os.stat(file)
-            facts = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        except OSError:
-            facts = []  # e.g. a link that leads nowhere: another identity than that of any file
-        digest.update(repr((os.path.realpath(file), facts)).encode("utf-8", "surrogatepass"))
+        digest.update(identity(file).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -230,7 +236,7 @@ def open_folder(
     """Opens a dataset's feature folder (``data/features/charades``) or a plain one (``video/*.npy``, ``audio/*.npy``).
 
     Args:
-        path: the folder; which layout it has is seen from what is in it and how wide it is.
+        path: the folder, or its URL; which layout it has is seen from what is in it and how wide it is.
         video: the visual kind wanted.
         audio: the audio kind wanted; None reads no sound.
         text: the kind of token features wanted; None for models that take plain sentences.
@@ -244,7 +250,7 @@ def open_folder(
     Raises:
         FeatureError: no such folder, or it lacks a kind that is wanted; says what was found, and all that is wrong.
     """
-    root = Path(path)
+    root = path_of(path)
     max_clips = video.max_clips if max_clips is None else max_clips
     if max_clips < 1:
         raise FeatureError(f"max_clips: got {max_clips}, expected at least 1")
@@ -279,10 +285,10 @@ def _find_text(root: Path, text: FeatureKind, text_dir: Where | None, problems: 
 
 def text_files(text_dir: Where, text: FeatureKind) -> TextFiles:
     """The token features in a folder, of one kind. Raises FeatureError: none, or of another width."""
-    store = TextFiles(Path(text_dir))
+    store = TextFiles(path_of(text_dir))
     width = store.width()
     if width is None:
-        raise FeatureError(f"{text_dir}: found {contents(Path(text_dir))}, wanted {text} as qid_N.npy or qidN.pt")
+        raise FeatureError(f"{text_dir}: found {contents(path_of(text_dir))}, wanted {text} as qid_N.npy or qidN.pt")
     if width != text.width:
         raise FeatureError(
             f"{text_dir}: found {kind_of_width('text', width)}, wanted {text}; give features of that kind"

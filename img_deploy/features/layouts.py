@@ -10,6 +10,7 @@ from typing import Any
 from img_deploy.errors import FeatureError
 from img_deploy.features.checks import reading
 from img_deploy.features.kinds import KINDS, PLAIN, PLAIN_FILES, FeatureKind, Stream, kind_of_width
+from img_deploy.features.paths import names_in
 from img_deploy.features.stores import ArrayFileParts, ArrayFiles, PickledArrays, TextFiles
 
 NONE = "nothing"
@@ -123,20 +124,19 @@ def unread(folders: Iterable[Path], read: Collection[Path]) -> list[Path]:
     own = {os.path.basename(name) for kind in KINDS for name in kind.files if "{}" not in name}
     found: list[Path] = []
     for folder in folders:
-        with reading(folder, "a folder of features"), os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir()]
+        with reading(folder, "a folder of features"):
+            names = [name for name, is_folder in names_in(folder) if name[0] != "." and not is_folder]
         found += [folder / name for name in sorted(names) if name not in own and not name.lower().endswith(_BESIDE)]
     return [path for path in found if path not in read]
 
 
 def contents(root: Path) -> str:
     """The first few names in a folder, in words."""
-    with reading(root, "a folder of features"), os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries)
+    with reading(root, "a folder of features"):
+        names = sorted(name for name, _ in names_in(root))
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return (", ".join(names[:4]) + more) or NONE
 
 
 def _folders(root: Path) -> list[Path]:
-    with os.scandir(root) as entries:
-        return sorted(root / entry.name for entry in entries if entry.is_dir())[:50]
+    return sorted(root / name for name, is_folder in names_in(root) if is_folder)[:50]

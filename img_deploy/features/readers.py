@@ -16,6 +16,7 @@ import numpy as np
 
 from img_deploy.errors import FeatureError, one_line
 from img_deploy.features.checks import BROKEN, Array, Where, check_dtype, clip_shape, reading
+from img_deploy.features.paths import is_remote, local_copy, path_of, start_of
 from img_deploy.features.safe_pickle import load_arrays
 
 _NPY = "a NumPy .npy file"
@@ -28,12 +29,18 @@ _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 def read_array(path: Where) -> Array:
     """[T, W] of a .npy, .npz or .pt file, by its suffix. Raises FeatureError, also for any other suffix."""
-    return _by_suffix(path)[0](path)
+    with local_copy(path_of(path)) as file:
+        return _by_suffix(file)[0](file)
 
 
 def shape_of(path: Where) -> tuple[int, int]:
     """(T, W) of a .npy, .npz or .pt file from its header. Raises FeatureError as the reader would."""
-    return _by_suffix(path)[1](path)
+    if is_remote(path) and str(path).lower().endswith(".npy"):
+        start, size = start_of(path_of(path))
+        with reading(path, _NPY):
+            return clip_shape(_header(BytesIO(start), size, str(path)).shape, path)
+    with local_copy(path_of(path)) as file:
+        return _by_suffix(file)[1](file)
 
 
 def _by_suffix(path: Where) -> tuple[Any, Any]:
@@ -245,5 +252,6 @@ def read_pickle(path: Where) -> dict[str, Array]:
     Raises:
         FeatureError: as :func:`~img_deploy.features.safe_pickle.load_arrays`; or an array of another shape.
     """
-    arrays = load_arrays(path)
+    with local_copy(path_of(path)) as file:
+        arrays = load_arrays(file)
     return {vid: array.reshape(clip_shape(array.shape, f"{path}[{vid}]")) for vid, array in arrays.items()}

@@ -3,7 +3,6 @@
 A store lists its ids without opening a file, tells a length from a header, and reads one id at a time.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Protocol
 from img_deploy.errors import FeatureError
 from img_deploy.features.checks import Array, reading
 from img_deploy.features.ids import known_spelling
+from img_deploy.features.paths import names_in
 from img_deploy.features.prepare import Source
 from img_deploy.features.readers import read_array, read_pickle, shape_of
 
@@ -63,8 +63,8 @@ class ArrayFiles:
     @cached_property
     def names(self) -> dict[str, str]:
         """File name by id, in sorted order. The suffix as it stands comes before other spellings of it."""
-        with reading(self.folder, "a folder of features"), os.scandir(self.folder) as entries:
-            found = [entry.name for entry in entries if entry.name[0] != "."]
+        with reading(self.folder, "a folder of features"):
+            found = [name for name, _ in names_in(self.folder) if name[0] != "."]
         end = len(self.suffix)
         found = [name for name in found if name[-end:].lower() == self.suffix and len(name) > end]
         exact_last = sorted(found, key=lambda name: (name[:-end], name.endswith(self.suffix)))
@@ -172,15 +172,15 @@ class TextFiles:
 
     def width(self) -> int | None:
         """W of a file of the folder, from its header; None where it holds none. Raises FeatureError."""
-        with reading(self.folder, "a folder of text features"), os.scandir(self.folder) as entries:
-            return width_of(self.folder / entry.name for entry in entries if self._is_feature(entry.name))
+        with reading(self.folder, "a folder of text features"):
+            return width_of(self.folder / name for name, _ in names_in(self.folder) if self._is_feature(name))
 
     def file(self, qid: int) -> Path:
         """The file of a query. Raises FeatureError where there is none."""
         names = [name.format(qid) for name in self.NAMES]
         path = next((self.folder / name for name in names if (self.folder / name).exists()), None)
         if path is None:
-            there = next(filter(self._is_feature, sorted(os.listdir(self.folder))), "none")
+            there = next(filter(self._is_feature, sorted(name for name, _ in names_in(self.folder))), "none")
             raise FeatureError(
                 f"{self.folder}: no text features for query {qid}; looked for {', '.join(names)} (there: {there})"
             )

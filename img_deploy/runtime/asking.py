@@ -8,94 +8,38 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from img_deploy.durations import read_durations
-from img_deploy.errors import FeatureError, ImgDeployError, InputError, QueryError
+from img_deploy.errors import FeatureError, InputError, QueryError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.features.ids import by_video
-from img_deploy.features.prepare import VideoFeatures
+from img_deploy.features.paths import is_remote, plain
 from img_deploy.files import sha256
-from img_deploy.runtime.backends.choose import AUTO, choose
 from img_deploy.runtime.batching import alike
 from img_deploy.runtime.bundle import MANIFEST, Bundle
-from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
+from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.inputs import InputRules, input_rules
-from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+from img_deploy.runtime.lots import LOT, Answered, Lot, LotAnswerer
 from img_deploy.runtime.queries import Plan, plan_queries
+from img_deploy.runtime.request import Asked, Listener, Request
 from img_deploy.runtime.results import Answer, RowKey
-from img_deploy.runtime.spans import DEFAULT_NMS
-from img_deploy.runtime.stages import Pair
+from img_deploy.runtime.workers import Workers, open_workers
 from img_deploy.text.glove import Progress, check_glove
 from img_deploy.text.tokens import tokenize
 
-Result = TypeVar("Result")
-
-LOT = 4
-"""Batches of pairs whose answers are given out together: about a second of work that a killed run loses."""
-
-
-@dataclass(frozen=True)
-class AskOptions:
-    """``nms`` is the greatest IoU of two of the ``top_k`` moments of an answer."""
-
-    top_k: int = 1
-    nms: float = DEFAULT_NMS
-    batch_size: int = BATCH_SIZE
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of which folder; see ``img-deploy infer --help`` for each."""
-
-    features: str | Path
-    """A folder of features, or an index."""
-    bundle: Path = Path("deploy")
-    queries: Sequence[str] = ()
-    queries_file: Path | None = None
-    videos: Sequence[str] = ()
-    durations: Path | None = None
-    clip_seconds: float | None = None
-    glove: Path | None = None
-    text_features: Path | None = None
-    backend: str = AUTO
-    threads: int | None = None
-    options: AskOptions = field(default_factory=AskOptions)
-
-
-class Listener:
-    """Hears what happens in a run. The base class ignores all events."""
-
-    def skipped(self, error: ImgDeployError) -> None:
-        """A video, a query or a pair cannot be used. Raising stops the run."""
-
-    def remark(self, text: str) -> None:
-        """Something about a video or a query that is used all the same."""
-
-    def encoded(self, query: EncodedQuery) -> None:
-        """A query is encoded; it knows of unknown and of cut words."""
-
-    def begin(self, total: int, done: int) -> None:
-        """So much is to be done, of which an earlier run has done some."""
-
-    def settled(self, number: int) -> None:
-        """So much more is done, or left out."""
-
 
 @dataclass(frozen=True, eq=False)
-class Session:
-    """An opened request. ``durations`` are seconds by video id."""
+class Session(Asked):
+    """An opened request, and who answers it."""
 
-    request: Request
-    predictor: Predictor
-    library: FeatureFolder | VideoIndex
-    plan: Plan
-    durations: Mapping[str, float]
+    workers: Workers
 
     def answers(self, done: Set[RowKey] = frozenset(), listener: Listener | None = None) -> Iterator[list[Answer]]:
         """Answers in the plan's order, some at a time, without those in ``done``.
@@ -108,17 +52,10 @@ class Session:
         """
         return _Run(self, done, listener or Listener()).answers()
 
-    def seconds(self, vid: str, clips: int, query: Query) -> float | None:
-        """Duration of a query's video, of ``clips`` clips before down-sampling; None where nothing tells it."""
-        known = by_video(self.durations, vid) or query.seconds
-        if known is None and self.request.clip_seconds is not None:
-            return self.request.clip_seconds * clips
-        return known
-
     def notes(self) -> list[str]:
         """What a user should know before the answers, a line each."""
-        predictor, videos = self.predictor, self.plan.videos
-        notes = [str(predictor.choice), *self.library.notes, *self.plan.notes]
+        videos = self.plan.videos
+        notes = [str(self.workers), *self.library.notes, *self.plan.notes]
         if self.durations and not any(by_video(self.durations, vid) for vid in videos):
             some = next(iter(self.durations))
             notes.append(
@@ -146,9 +83,9 @@ class Session:
         """What the answers depend on, as JSON types: a run is resumed only with the same."""
         request = self.request
         return {
-            "bundle": sha256(self.predictor.bundle.folder / MANIFEST),
-            "backend": self.predictor.backend,
-            "features": os.path.realpath(request.features),
+            "bundle": sha256(self.workers.bundle.folder / MANIFEST),
+            "backend": self.workers.backend,
+            "features": features if is_remote(features := plain(request.features)) else os.path.realpath(features),
             "queries": _digest([[query.qid, query.sentence] for query in self.plan.all_queries()]),
             "top-k": request.options.top_k,
             "nms": request.options.nms,
@@ -194,8 +131,8 @@ def open_session(request: Request, glove_progress: Progress | None = None) -> Se
         rules = _widened(rules, plan, request.glove, glove_progress)
     for sentence in request.queries:
         rules.query(sentence)  # one given by hand is refused at once, not skipped
-    predictor = Predictor(bundle, rules, choose(bundle, request.backend, request.threads))
-    return Session(request, predictor, library, plan, durations)
+    workers = open_workers(bundle, rules, request.backend, request.threads, request.engine, request.workers)
+    return Session(request, library, plan, durations, workers)
 
 
 def _widened(rules: InputRules, plan: Plan, glove: Path, progress: Progress | None) -> InputRules:
@@ -215,33 +152,60 @@ def _digest(content: Any) -> str:
 
 
 class _Run:
-    """The loop of a session's answers."""
+    """The order of a session's answers, and what is told of them."""
 
     def __init__(self, session: Session, done: Set[RowKey], listener: Listener) -> None:
         self.session, self.done, self.listener = session, done, listener
-        self.predictor, self.library, self.plan = session.predictor, session.library, session.plan
-        self.options = session.request.options
+        self.plan, self.batch_size = session.plan, session.request.options.batch_size
         self._closed: set[str] = set()  # videos of which nothing more comes
-        self._shared: dict[int, EncodedQuery | None] = {}  # by index; None: cannot be asked
+        self._heard: set[object] = set()  # of whom everything is told
 
     def answers(self) -> Iterator[list[Answer]]:
         """Answers as their batches are ready, put back into the plan's order."""
+        session = self.session
+        asked = Asked(session.request, session.library, session.plan, session.durations)
         waiting = deque(self.plan.videos)
         ready: dict[str, list[Answer]] = {}
-        for batch in alike(self.plan.videos, self.library, self.options.batch_size, self._close):
-            for answers in self._answer(batch):
-                for answer in answers:
+        for lot, answered in session.workers.map(partial(LotAnswerer, asked), self._lots()):
+            self._tell(answered)
+            for answer in answered.answers:
+                if answer.key not in self.done:
                     ready.setdefault(answer.vid, []).append(answer)
-                lot: list[Answer] = []
-                while waiting:
-                    lot += ready.pop(waiting[0], [])
-                    if waiting[0] not in self._closed:
-                        break
-                    self._closed.discard(waiting.popleft())
-                if lot:
-                    yield lot
+            self._closed.update(lot.batch if lot.last else ())
+            given: list[Answer] = []
+            while waiting:
+                given += ready.pop(waiting[0], [])
+                if waiting[0] not in self._closed:
+                    break
+                self._closed.discard(waiting.popleft())
+            if given:
+                yield given
+            self.listener.settled(self._left(lot))
+        if rest := [answer for vid in waiting for answer in ready.pop(vid, [])]:
+            yield rest
 
-    def _close(self, vid: str, error: FeatureError) -> None:
+    def _lots(self) -> Iterator[Lot]:
+        """The lots in which something is not done yet."""
+        for vids in alike(self.plan.videos, self.session.library, self.batch_size, self._refuse):
+            batch = tuple(vids)
+            pairs = ((vid, row) for vid in batch for row in range(len(self.plan.queries(vid))))
+            before: Lot | None = None
+            while some := tuple(islice(pairs, LOT * self.batch_size)):
+                lot = Lot(batch, some, last=False)
+                if self._left(lot):
+                    if before is not None:
+                        yield before
+                    before = lot
+            if before is not None:
+                yield replace(before, last=True)
+            else:
+                self._closed.update(batch)
+
+    def _left(self, lot: Lot) -> int:
+        """Its pairs that are not done."""
+        return sum(self._open(vid, self.plan.queries(vid)[row]) for vid, row in lot.pairs)
+
+    def _refuse(self, vid: str, error: FeatureError) -> None:
         """Leave a video out."""
         self.listener.skipped(error)
         self.listener.settled(sum(self._open(vid, query) for query in self.plan.queries(vid)))
@@ -250,86 +214,8 @@ class _Run:
     def _open(self, vid: str, query: Query) -> bool:
         return (vid, query.qid, query.sentence) not in self.done
 
-    def _answer(self, batch: Sequence[str]) -> Iterator[list[Answer]]:
-        """The answers of some videos that are not done yet, in lots; of a lot all are computed, or none."""
-        pairs = ((vid, row, query) for vid in batch for row, query in enumerate(self.plan.queries(vid)))
-        videos: dict[str, EncodedVideo] | None = None
-        while lot := list(islice(pairs, LOT * self.options.batch_size)):
-            still_open = sum(self._open(vid, query) for vid, _, query in lot)
-            queries = self._encode_queries(lot) if still_open else []
-            if any(encoded is not None for encoded in queries):
-                videos = self._encode_videos(batch) if videos is None else videos
-                pairs_of_lot = [
-                    (videos[vid], encoded, self.session.seconds(vid, videos[vid].source_clips, query))
-                    for (vid, _, query), encoded in zip(lot, queries, strict=True)
-                    if encoded is not None and vid in videos
-                ]
-                yield self._ground(pairs_of_lot)
-            self.listener.settled(still_open)
-        self._closed.update(batch)
-        yield []
-
-    def _encode_videos(self, vids: Sequence[str]) -> dict[str, EncodedVideo]:
-        """The usable videos of a batch."""
-        if isinstance(self.library, VideoIndex):
-            return {video.vid: video for video in self.library.encoded(vids)}
-        loaded: list[VideoFeatures] = []
-        for vid in vids:
-            try:
-                loaded.append(self.library.load(vid))
-            except FeatureError as error:
-                self.listener.skipped(error)
-                continue
-            for remark in loaded[-1].remarks:
-                self.listener.remark(remark)
-        encoded = self.predictor.encode_features(loaded, self.options.batch_size)
-        return {video.vid: video for video in self._good(encoded)}
-
-    def _encode_queries(self, lot: Sequence[tuple[str, int, Query]]) -> list[EncodedQuery | None]:
-        """The queries of a lot; None for one that cannot be asked.
-
-        Queries of all videos are encoded once, in groups that do not depend on where a run began.
-        """
-        if not self.plan.shared:
-            return self._encode_group([query for _, _, query in lot])
-        size = LOT * self.options.batch_size
-        for _, row, _ in lot:
-            if row not in self._shared:
-                first = row - row % size
-                group = self._encode_group(self.plan.shared[first : first + size])
-                self._shared.update(enumerate(group, first))
-        return [self._shared[row] for _, row, _ in lot]
-
-    def _encode_group(self, queries: Sequence[Query]) -> list[EncodedQuery | None]:
-        prepared: dict[int, Query] = {}
-        for row, query in enumerate(queries):
-            try:
-                prepared[row] = self._prepare(query)
-            except (QueryError, FeatureError) as error:
-                self.listener.skipped(error)
-        encoded = self.predictor.encode_prepared(list(prepared.values()), self.options.batch_size)
-        found: list[EncodedQuery | None] = [None] * len(queries)
-        for row, result in zip(prepared, encoded, strict=True):
-            for good in self._good([result]):
-                found[row] = good
-                self.listener.encoded(good)
-        return found
-
-    def _prepare(self, query: Query) -> Query:
-        """A query with what the encoder takes. Raises QueryError, FeatureError."""
-        if self.predictor.rules.text is None:
-            return self.predictor.rules.query(query.sentence, query.qid)
-        assert query.qid is not None  # the plan has seen to it
-        return self.predictor.rules.query(self.library.load_text(query.qid), query.qid, query.sentence)
-
-    def _ground(self, pairs: Sequence[Pair]) -> list[Answer]:
-        answers = self.predictor.ground_each(pairs, self.options.top_k, self.options.nms, self.options.batch_size)
-        return [answer for answer in self._good(answers) if answer.key not in self.done]
-
-    def _good(self, results: Sequence[Result | ImgDeployError]) -> Iterator[Result]:
-        """The results without those that are errors, which are reported."""
-        for result in results:
-            if isinstance(result, ImgDeployError):
-                self.listener.skipped(result)
-            else:
-                yield result
+    def _tell(self, answered: Answered) -> None:
+        for owner, event, argument in answered.told:
+            if owner not in self._heard:
+                getattr(self.listener, event)(argument)
+        self._heard.update(owner for owner, _, _ in answered.told if owner is not None)

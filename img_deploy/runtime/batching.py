@@ -4,12 +4,15 @@ The answers do not depend on how items are batched; only the time does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import FeatureError, InputError
+from img_deploy.features.checks import Where
+from img_deploy.features.paths import each
 
 AHEAD = 4
 """Batches of videos among which similar lengths are looked for."""
@@ -32,6 +35,10 @@ def bucket_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 class Lengths(Protocol):
     """What is asked of each video before it is read."""
 
+    @property
+    def path(self) -> Where:
+        """Where the videos lie."""
+
     def clips(self, vid: str) -> int: ...
     def has_audio(self, vid: str) -> bool: ...
 
@@ -48,12 +55,20 @@ def alike(
     """
     left = iter(vids)
     ahead: list[tuple[str, int, bool]] = []
+
+    def look(vid: str) -> tuple[str, int, bool] | FeatureError:
+        try:
+            return vid, lengths.clips(vid), lengths.has_audio(vid)
+        except FeatureError as error:
+            return error
+
     while True:
-        while len(ahead) < AHEAD * batch_size and (vid := next(left, None)) is not None:
-            try:
-                ahead.append((vid, lengths.clips(vid), lengths.has_audio(vid)))
-            except FeatureError as error:
-                refused(vid, error)
+        while some := list(islice(left, AHEAD * batch_size - len(ahead))):
+            for vid, facts in zip(some, each(look, some, lengths.path), strict=True):
+                if isinstance(facts, FeatureError):
+                    refused(vid, facts)
+                else:
+                    ahead.append(facts)
         if not ahead:
             return
         _, clips, sound = ahead[0]

@@ -18,6 +18,7 @@ from img_deploy.errors import FeatureError, InputError, one_line
 from img_deploy.features.folders import TextFolder, text_files
 from img_deploy.features.ids import known_spelling
 from img_deploy.features.kinds import FeatureKind
+from img_deploy.features.paths import is_remote, plain
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedVideo
 
@@ -80,11 +81,11 @@ def lance_module() -> Any:
 
 def is_index(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of an index, or of another Lance dataset. Needs no Lance for a local one."""
-    text = os.fspath(path)
-    if "://" in text:
+    text = plain(path)
+    if is_remote(text):
         try:
             lance_module().dataset(text)
-        except ValueError:
+        except (InputError, ValueError, OSError):
             return False
         return True
     return (Path(text) / "_versions").is_dir()
@@ -124,7 +125,7 @@ class VideoIndex(TextFolder):
         Raises:
             InputError: no index, damaged, newer than this program, or made by another network than the bundle's.
         """
-        place = os.fspath(path)
+        place = plain(path)
         try:
             dataset = lance_module().dataset(place)
         except (ValueError, OSError) as error:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +16,10 @@ import numpy as np
 from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
+from img_deploy.features.paths import is_remote, plain
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.batching import alike
+from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedVideo
 from img_deploy.runtime.index import (
     IndexedVideo,
@@ -31,6 +32,8 @@ from img_deploy.runtime.index import (
     table_of,
 )
 from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+from img_deploy.runtime.request import Listener
+from img_deploy.runtime.workers import Workers
 
 if TYPE_CHECKING:
     import lance
@@ -51,8 +54,8 @@ class Encoded(NamedTuple):
     """None: its features are those that it was encoded from before."""
 
 
-Encode = Callable[[Sequence[str], Mapping[str, str]], Iterable[Encoded]]
-"""Encodes videos, in any order; those whose digest is the one given (by video) are left alone."""
+Known = tuple[str, str | None]
+"""A video, and the digest of the features that it was encoded from before."""
 
 
 @dataclass
@@ -71,14 +74,13 @@ class IndexSummary:
 
 def index_folder(
     folder: FeatureFolder,
-    predictor: Predictor,
+    workers: Workers,
     path: str,
     store: Store | None = None,
     durations: Mapping[str, float] | None = None,
     prune: bool = False,
     batch_size: int = BATCH_SIZE,
     listener: Listener | None = None,
-    encode: Encode | None = None,
 ) -> IndexSummary:
     """Bring an index up to a feature folder.
 
@@ -91,21 +93,20 @@ def index_folder(
         store: what values are rounded to; None: what an old index has, fp32 for a new one.
         durations: seconds by video id.
         prune: drop videos that are no longer in the folder.
-        encode: by default :func:`encode_videos`.
 
     Raises:
         InputError: something else lies at ``path``, it is of another bundle or store, or another program writes it.
         BackendError: the backend failed.
     """
-    listener = listener or Listener()
+    listener, path = listener or Listener(), plain(path)
     with only_writer(path):
-        index = _opened(path, predictor, store)
+        index = _opened(path, workers.bundle, store)
         run = _Indexing(folder, index, durations or {}, listener)
         todo = run.survey()
         listener.begin(len(todo), 0)
-        encode = encode or partial(encode_videos, folder, predictor, batch_size)
-        for one in encode(todo, {vid: index.entry(vid).digest for vid in todo if vid in index}):
-            run.take(one)
+        for _, encoded in workers.map(partial(FolderEncoder, folder, batch_size), run.batches(todo, batch_size)):
+            for one in encoded:
+                run.take(one)
         run.commit()
         run.renew()
         if prune:
@@ -117,14 +118,13 @@ def index_folder(
         return run.summary
 
 
-def _opened(path: str, predictor: Predictor, store: Store | None) -> VideoIndex:
-    bundle = predictor.bundle
+def _opened(path: str, bundle: Bundle, store: Store | None) -> VideoIndex:
     if is_index(path):
         index = VideoIndex.open(path, bundle)
         if store not in (None, index.facts.store):
             raise InputError(f"{path}: holds {index.facts.store}, got --store {store}; drop the option or index anew")
         return index
-    if "://" not in path and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
+    if not is_remote(path) and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
         raise InputError(f"{path}: holds something that is no index; give another path")
     facts = facts_of(bundle, store or "fp32")
     lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
@@ -138,7 +138,7 @@ def only_writer(path: str, wait: float = 0.0) -> Iterator[None]:
 
     Raises InputError.
     """
-    if "://" in path:
+    if is_remote(path):
         yield
         return
     from filelock import FileLock, Timeout
@@ -157,29 +157,29 @@ def only_writer(path: str, wait: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def encode_videos(
-    folder: FeatureFolder, predictor: Predictor, batch_size: int, vids: Sequence[str], before: Mapping[str, str]
-) -> Iterator[Encoded]:
-    """:data:`Encode` in this process."""
-    broken: list[Encoded] = []
-    for batch in alike(vids, folder, batch_size, lambda vid, error: broken.append(Encoded(vid, "", error))):
-        loaded, digests = [], {}
-        for vid in batch:
-            try:
-                features = folder.load(vid)
-            except FeatureError as error:
-                broken.append(Encoded(vid, "", error))
+class FolderEncoder:
+    """Encodes batches of a folder's videos; those whose features are those of before are left alone."""
+
+    def __init__(self, folder: FeatureFolder, batch_size: int, predictor: Predictor) -> None:
+        self.folder, self.batch_size, self.predictor = folder, batch_size, predictor
+
+    def __call__(self, batch: Sequence[Known]) -> list[Encoded]:
+        """Raises BackendError."""
+        out: list[Encoded] = []
+        loaded, digests = [], []
+        for (vid, before), features in zip(batch, self.folder.load_each([vid for vid, _ in batch]), strict=True):
+            if isinstance(features, FeatureError):
+                out.append(Encoded(vid, "", features))
                 continue
-            digests[vid] = digest_of(features)
-            if digests[vid] == before.get(vid):
-                yield Encoded(vid, digests[vid], None)
+            digest = digest_of(features)
+            if digest == before:
+                out.append(Encoded(vid, digest, None))
             else:
                 loaded.append(features)
-        results = predictor.encode_features(loaded, batch_size)
-        yield from (Encoded(one.vid, digests[one.vid], out) for one, out in zip(loaded, results, strict=True))
-        yield from broken
-        broken.clear()
-    yield from broken
+                digests.append(digest)
+        results = self.predictor.encode_features(loaded, self.batch_size)
+        encoded = zip(loaded, digests, results, strict=True)
+        return out + [Encoded(one.vid, digest, result) for one, digest, result in encoded]
 
 
 def digest_of(features: VideoFeatures) -> str:
@@ -218,6 +218,15 @@ class _Indexing:
                 todo.append(vid)
         self.summary.vanished = tuple(sorted(set(self._known) - set(here)))
         return todo
+
+    def batches(self, vids: Sequence[str], batch_size: int) -> Iterator[list[Known]]:
+        """What there is to encode, a batch at a time."""
+
+        def refused(vid: str, error: FeatureError) -> None:
+            self.take(Encoded(vid, "", error))
+
+        for batch in alike(vids, self.folder, batch_size, refused):
+            yield [(vid, self._known[vid].digest if vid in self._known else None) for vid in batch]
 
     def take(self, one: Encoded) -> None:
         """Keep an encoding, and commit now and then."""

@@ -4,15 +4,17 @@ import os
 from collections.abc import Iterator, Sequence
 
 from img_deploy.errors import InputError
-from img_deploy.runtime.asking import AskOptions, Request, Session
+from img_deploy.runtime.asking import Session
 from img_deploy.runtime.backends.choose import AUTO
 from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.inputs import as_text, at_least_one, many
 from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.runtime.queries import plan_queries
 from img_deploy.runtime.ranking import BestMoments
+from img_deploy.runtime.request import AskOptions, Request
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
+from img_deploy.runtime.workers import ThisProcess
 
 
 def load_index(
@@ -71,7 +73,7 @@ class Library:
             self.predictor.rules.query(sentence)
         request = Request(self.index.path, self.predictor.bundle.folder, options=options)
         plan = plan_queries(self.index, sentences, videos=videos)
-        session = Session(request, self.predictor, self.index, plan, self.index.durations())
+        session = Session(request, self.index, plan, self.index.durations(), ThisProcess(self.predictor))
         return (answer for lot in session.answers() for answer in lot)
 
     def best(self, query: str, count: int = 10, videos: Sequence[str] = (), top_k: int = 1) -> list[Answer]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from img_deploy.errors import ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.asking import LOT
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo
+from img_deploy.runtime.lots import LOT
 from img_deploy.runtime.predictor import Predictor
 from img_deploy.runtime.ranking import BestMoments
 from img_deploy.runtime.results import Answer

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.features import open_folder
-from img_deploy.runtime.asking import AskOptions, Listener, Request, Session, open_session
+from img_deploy.runtime.asking import Session, open_session
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
+from img_deploy.runtime.request import AskOptions, Listener, Request
+from img_deploy.runtime.workers import ThisProcess
 
 QUERIES = (Query("w001 w002"), Query("w003 w004 w005 w006 zebra"), Query("w007"))
 
@@ -32,7 +34,7 @@ def folder(features, predictor):
 def ask(predictor, folder, plan, batch_size=16, done=frozenset(), listener=None):
     """Answers to a plan, two seconds a clip."""
     request = Request(folder.path, clip_seconds=2.0, options=AskOptions(batch_size=batch_size))
-    return Session(request, predictor, folder, plan, {}).answers(done, listener)
+    return Session(request, folder, plan, {}, ThisProcess(predictor)).answers(done, listener)
 
 
 class Ears(Listener):

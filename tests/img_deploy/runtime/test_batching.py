@@ -26,7 +26,7 @@ class Videos:
     """Lengths of videos that count what is asked of them. A length of 0 stands for a file that cannot be read."""
 
     def __init__(self, lengths, silent=()):
-        self.lengths, self.silent, self.asked = lengths, set(silent), []
+        self.path, self.lengths, self.silent, self.asked = "videos", lengths, set(silent), []
 
     def clips(self, vid):
         self.asked.append(vid)

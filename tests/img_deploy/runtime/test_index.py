@@ -19,6 +19,7 @@ from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.indexing import index_folder
 from img_deploy.runtime.library import load_index
 from img_deploy.runtime.predictor import load_bundle
+from img_deploy.runtime.workers import ThisProcess
 
 pytest.importorskip("lance", reason="Lance is not installed")
 
@@ -44,7 +45,7 @@ def indexed(predictor, features, tmp_path):
     def run(**options):
         rules = predictor.rules
         folder = open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
-        return index_folder(folder, predictor, path, **options)
+        return index_folder(folder, ThisProcess(predictor), path, **options)
 
     run.path = path
     return run
@@ -222,13 +223,14 @@ import sys
 from img_deploy.features import open_folder
 from img_deploy.runtime import indexing
 from img_deploy.runtime.predictor import load_bundle
+from img_deploy.runtime.workers import ThisProcess
 indexing.COMMIT_SECONDS = 0.0
 bundle, features, path = sys.argv[1:]
 predictor = load_bundle(bundle, "torch", threads=1)
 rules = predictor.rules
 print("ready", flush=True)
 folder = open_folder(features, rules.video, rules.audio, max_clips=rules.max_clips)
-indexing.index_folder(folder, predictor, path, batch_size=1)
+indexing.index_folder(folder, ThisProcess(predictor), path, batch_size=1)
 """
 
 

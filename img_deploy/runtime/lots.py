@@ -1,0 +1,133 @@
+"""The answers of some pairs at a time: what one worker does of a run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from img_deploy.errors import FeatureError, ImgDeployError, QueryError
+from img_deploy.features.prepare import VideoFeatures
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
+from img_deploy.runtime.index import VideoIndex
+from img_deploy.runtime.predictor import Predictor
+from img_deploy.runtime.request import Asked
+from img_deploy.runtime.results import Answer
+
+LOT = 4
+"""Batches of pairs whose answers are given out together: about a second of work that a killed run loses."""
+
+Result = TypeVar("Result")
+Owner = tuple[str, object] | None
+"""What something is told of: a video's id, a query's place in the plan, or a pair, which has no other lot (None)."""
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Some pairs of a batch of videos. Of a lot all are computed, or none."""
+
+    batch: tuple[str, ...]
+    """Videos that are encoded together, however many lots they have."""
+    pairs: tuple[tuple[str, int], ...]
+    """A video of the batch and a row of its queries each."""
+    last: bool
+    """Of its batch."""
+
+
+@dataclass
+class Answered:
+    """What became of a lot."""
+
+    answers: list[Answer] = field(default_factory=list)
+    told: list[tuple[Owner, str, object]] = field(default_factory=list)
+    """Events of a :class:`~img_deploy.runtime.request.Listener`. Several workers may tell the same of one owner."""
+
+
+class LotAnswerer:
+    """Answers lots. Keeps the videos of the last batch, and the queries that are asked of all videos."""
+
+    def __init__(self, asked: Asked, predictor: Predictor) -> None:
+        self.asked, self.predictor = asked, predictor
+        self.plan, self.library, self.options = asked.plan, asked.library, asked.request.options
+        self._batch: tuple[str, ...] = ()
+        self._videos: dict[str, EncodedVideo] = {}
+        self._shared: dict[int, EncodedQuery | None] = {}  # by row; None: cannot be asked
+        self._out = Answered()
+
+    def __call__(self, lot: Lot) -> Answered:
+        """Raises BackendError."""
+        self._out = out = Answered()
+        queries = self._encode_queries(lot)
+        if any(encoded is not None for encoded in queries):
+            if self._batch != lot.batch:
+                self._videos = {}  # before others take their memory
+                self._videos, self._batch = self._encode_videos(lot.batch), lot.batch
+            pairs = [
+                (video, encoded, self.asked.seconds(vid, video.source_clips, self.plan.queries(vid)[row]))
+                for (vid, row), encoded in zip(lot.pairs, queries, strict=True)
+                if encoded is not None and (video := self._videos.get(vid)) is not None
+            ]
+            options = self.options
+            answers = self.predictor.ground_each(pairs, options.top_k, options.nms, options.batch_size)
+            out.answers = [answer for one in answers for answer in self._good(None, one)]
+        return out
+
+    def _encode_videos(self, vids: Sequence[str]) -> dict[str, EncodedVideo]:
+        """The usable videos of a batch."""
+        if isinstance(self.library, VideoIndex):
+            return {video.vid: video for video in self.library.encoded(vids)}
+        loaded: list[VideoFeatures] = []
+        for vid, read in zip(vids, self.library.load_each(vids), strict=True):
+            for features in self._good(("video", vid), read):
+                loaded.append(features)
+                for remark in features.remarks:
+                    self._tell(("video", vid), "remark", remark)
+        encoded = self.predictor.encode_features(loaded, self.options.batch_size)
+        results = zip(loaded, encoded, strict=True)
+        return {video.vid: video for one, result in results for video in self._good(("video", one.vid), result)}
+
+    def _encode_queries(self, lot: Lot) -> list[EncodedQuery | None]:
+        """The queries of a lot; None for one that cannot be asked.
+
+        Queries of all videos are encoded once, in groups that do not depend on where a run began.
+        """
+        if not self.plan.shared:
+            return self._encode_group([((vid, row), self.plan.queries(vid)[row]) for vid, row in lot.pairs])
+        size = LOT * self.options.batch_size
+        for _, row in lot.pairs:
+            if row not in self._shared:
+                first = row - row % size
+                group = list(enumerate(self.plan.shared[first : first + size], first))
+                self._shared.update(enumerate(self._encode_group(group), first))
+        return [self._shared[row] for _, row in lot.pairs]
+
+    def _encode_group(self, queries: Sequence[tuple[object, Query]]) -> list[EncodedQuery | None]:
+        prepared: dict[int, Query] = {}
+        for row, (place, query) in enumerate(queries):
+            try:
+                prepared[row] = self._prepare(query)
+            except (QueryError, FeatureError) as error:
+                self._tell(("query", place), "skipped", error)
+        encoded = self.predictor.encode_prepared(list(prepared.values()), self.options.batch_size)
+        found: list[EncodedQuery | None] = [None] * len(queries)
+        for row, result in zip(prepared, encoded, strict=True):
+            owner = ("query", queries[row][0])
+            for good in self._good(owner, result):
+                found[row] = good
+                self._tell(owner, "encoded", good)
+        return found
+
+    def _prepare(self, query: Query) -> Query:
+        """A query with what the encoder takes. Raises QueryError, FeatureError."""
+        if self.predictor.rules.text is None:
+            return self.predictor.rules.query(query.sentence, query.qid)
+        assert query.qid is not None  # the plan has seen to it
+        return self.predictor.rules.query(self.library.load_text(query.qid), query.qid, query.sentence)
+
+    def _good(self, owner: Owner, result: Result | ImgDeployError) -> Iterator[Result]:
+        """A result, unless it is an error, which is told."""
+        if isinstance(result, ImgDeployError):
+            self._tell(owner, "skipped", result)
+        else:
+            yield result
+
+    def _tell(self, owner: Owner, event: str, argument: object) -> None:
+        self._out.told.append((owner, event, argument))
