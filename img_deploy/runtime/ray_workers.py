@@ -10,7 +10,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import BackendError, ImgDeployError, InputError, one_line
@@ -29,14 +28,16 @@ RETRIES = 3
 class _Worker:
     """What runs in an actor. A worker that died starts anew, and opens the bundle when the next item comes."""
 
-    def __init__(self, folder: Path, rules: InputRules, backend: str, threads: int) -> None:
-        self._open = folder, rules, backend, threads
+    def __init__(self, opening: list[Any]) -> None:
+        self._opening = opening
         self._made: Any = None
         self._work: Any = None
 
     @cached_property
     def predictor(self) -> Predictor:
-        folder, rules, backend, threads = self._open
+        import ray
+
+        folder, rules, backend, threads = ray.get(self._opening[0])
         bundle = Bundle.open(folder)
         return Predictor(bundle, rules, choose(bundle, backend, threads))
 
@@ -73,7 +74,8 @@ class RayWorkers:
             )
         options = {"num_cpus": threads, "num_gpus": int(gpus > 0), "max_restarts": -1, "max_task_retries": RETRIES}
         make = ray.remote(_Worker).options(**options).remote
-        self._actors = [make(bundle.folder.resolve(), rules, backend, threads) for _ in range(count or room)]
+        self._opening = [ray.put((bundle.folder.resolve(), rules, backend, threads))]  # kept: a new worker asks again
+        self._actors = [make(self._opening) for _ in range(count or room)]
         facts = {_result(one) for one in [actor.facts.remote() for actor in self._actors]}
         if len({name for name, _ in facts}) > 1:
             names = ", ".join(sorted(name for name, _ in facts))
