@@ -42,6 +42,10 @@ COMMIT_SECONDS = 2.0
 """Work between two commits: what a killed run loses at most."""
 KEPT = timedelta(hours=1)
 """Versions younger than this stay: others may be reading them."""
+MOST_FILES = 100
+"""Files of an index, before small ones are merged: rows are written twice then, and lie there twice for a while."""
+FILE_ROWS = 16_384
+"""Rows of a merged file, which is not written again."""
 
 
 class Encoded(NamedTuple):
@@ -112,9 +116,9 @@ def index_folder(
         if prune:
             run.prune()
         index.dataset.checkout_latest()
-        if run.commits > 1:
-            index.dataset.optimize.compact_files()
-            index.dataset.cleanup_old_versions(older_than=KEPT)
+        if len(index.dataset.get_fragments()) > MOST_FILES:
+            index.dataset.optimize.compact_files(target_rows_per_fragment=FILE_ROWS)
+        index.dataset.cleanup_old_versions(older_than=KEPT)
         return run.summary
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -67,6 +68,23 @@ def test_answers_are_those_of_the_features(run_cli, bundles, features, indexed, 
     assert rows(run_cli, indexed.path, *asked, *bundle) == rows(run_cli, features.folder, *asked, *bundle)
 
 
+def test_features_and_index_in_object_storage(run_cli, bundles, features, predictor, tmp_path):
+    """A library in a bucket would answer otherwise than one on a disk, or be encoded anew at each run."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(features.folder), "/bucket/features", recursive=True)
+    place = f"file-object-store://{tmp_path}/library"  # through Lance's client of object stores
+    rules = predictor.rules
+    for expected in ((6, 0), (0, 6)):
+        folder = open_folder("memory://bucket/features", rules.video, rules.audio, max_clips=rules.max_clips)
+        done = index_folder(folder, ThisProcess(predictor), place)
+        assert (done.added, done.kept) == expected
+    asked = ("-q", "w001 w002", "--bundle", bundles["tiny_glove"], "--clip-seconds", 2)
+    local = rows(run_cli, features.folder, *asked)
+    assert rows(run_cli, "memory://bucket/features", *asked) == local
+    assert rows(run_cli, place, *asked) == local
+    memory.rm("/", recursive=True)
+
+
 def test_half_precision_answers_alike(run_cli, bundles, features, indexed):
     """Rounding would move a moment, or the option would do nothing."""
     indexed(store="fp16")
@@ -108,6 +126,20 @@ def test_only_what_changed_is_encoded(indexed, features, predictor, monkeypatch)
         assert (kept.audio_clips is None) == (fresh.audio_clips is None)
     encoded.clear()
     assert (indexed().kept, encoded) == (7, [])
+
+
+def test_many_files_are_merged(indexed, predictor, monkeypatch):
+    """A library of a million videos would lie in thousands of files, each opened at every question."""
+    monkeypatch.setattr(indexing, "COMMIT_SECONDS", 0.0)
+    indexed(batch_size=1)
+    dataset = VideoIndex.open(indexed.path, predictor.bundle).dataset
+    assert len(dataset.get_fragments()) == 6
+    before = dataset.to_table().to_pylist()
+    monkeypatch.setattr(indexing, "MOST_FILES", 5)
+    assert indexed().kept == 6
+    dataset = VideoIndex.open(indexed.path, predictor.bundle).dataset
+    assert len(dataset.get_fragments()) == 1
+    assert dataset.to_table().to_pylist() == before
 
 
 def test_durations_are_kept_and_renewed(indexed, predictor):
