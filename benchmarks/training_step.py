@@ -1,6 +1,6 @@
 """Speed of a training step on the CPU: ``python -m img_deploy.benchmarks.training_step --out benchmarks/results``.
 
-Planted videos of one length and of real feature widths are trained on by the very loop of ``img-deploy train``;
+Synthetic videos of one length and of real feature widths are trained on by the very loop of ``img-deploy train``;
 beside it, single steps are timed in turns with steps computed the published way.
 """
 
@@ -191,8 +191,8 @@ def page(result: Document) -> str:
     busy = ", ".join(str(case["neighbours"]) for case in cases)
     busy = f"other programs kept {busy} cores busy meanwhile (by shape): times are too long by as much"
     data = (
-        "Data: planted, I3D (1024) and PANNs (2048) features, all videos of one length, GloVe variant; fp32; all three "
-        "heads, every loss, clipping and AdamW"
+        "Data: synthetic, I3D (1024) and PANNs (2048) features, all videos of one length, GloVe variant; fp32; all "
+        "three heads, every loss, clipping and AdamW"
     )
     lines = head("Speed of a training step on a CPU", result["command"], "training_step.json")
     lines += origin(result["where"], busy, data)

@@ -1,1 +1,1 @@
-"""The study behind docs/learning.md: what trained networks show on planted data."""
+"""The study behind docs/learning.md: what trained networks show on synthetic data."""

@@ -62,8 +62,8 @@ def scores_by_group(
     task = open_task("charades", "i3d", folder)
     data = GroundingData(task, "glove", ("test",), cache, vocabulary=checkpoint.vocabulary)
     answers = answers_of_network(network, data, data.queries["test"])
-    planted = read_synthetic(folder).by_qid("txt")
-    facts = [planted[sample.qid] for sample in answers.queries.samples]
+    made = read_synthetic(folder).by_qid("txt")
+    facts = [made[sample.qid] for sample in answers.queries.samples]
     return {
         name: _group(answers, np.array([bool(inside(fact)) for fact in facts])) | _chance(facts, inside, name)
         for name, inside in GROUPS.items()

@@ -26,7 +26,7 @@ GRANULARITIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One network: trained on the planted set of ``seed`` with a share of noised audio."""
+    """One network: trained on the synthetic set of ``seed`` with a share of noised audio."""
 
     name: str
     """The ablation."""
@@ -68,7 +68,7 @@ def planned() -> list[Run]:
     return runs + [Run(name, seed) for name in GRANULARITIES for seed in SEEDS]
 
 
-def planted_config(seed: int) -> SyntheticConfig:
+def synthetic_config(seed: int) -> SyntheticConfig:
     """480 training videos and 160 that no run sees, four queries each."""
     return SyntheticConfig(videos=640, test_share=0.25, seed=seed)
 

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, planted_config
+from img_deploy.benchmarks.learning.plan import SEEDS, SHARES, Places, Run, planned, synthetic_config
 from img_deploy.training.synthetic.noise import replace_audio_with_noise
 from img_deploy.training.synthetic.writer import write_synthetic
 
@@ -45,10 +45,10 @@ def main() -> None:
 
 
 def generate(places: Places) -> None:
-    """The planted sets of all seeds and shares of noise, where they are not there yet."""
+    """The synthetic sets of all seeds and shares of noise, where they are not there yet."""
     for seed in SEEDS:
         if not places.data(seed).exists():
-            write_synthetic(places.data(seed), planted_config(seed))
+            write_synthetic(places.data(seed), synthetic_config(seed))
         for share in SHARES:
             if share and not places.data(seed, share).exists():
                 replace_audio_with_noise(places.data(seed), places.data(seed, share), share, seed)

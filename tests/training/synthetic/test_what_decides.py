@@ -77,7 +77,7 @@ def test_shares_are_exact(record):
 
 
 def test_grammar():
-    """A sentence with a word that tokenises otherwise, or two actions with one wording, would plant a false query."""
+    """A sentence with a word that tokenises otherwise, or two actions with one wording, would make a false query."""
     actions = build_actions(6, 10, 10)
     phrases = [f"{verb} {action.object}" for action in actions for verb in action.verbs]
     assert len(set(phrases)) == len(phrases)

@@ -101,7 +101,7 @@ def test_durations(all_kinds):
             assert row["relevant_windows"][0][1] <= row["duration"]
 
 
-def test_labels_recover_the_planted_spans(record):
+def test_labels_recover_the_spans(record):
     """Rounding to tenths of a second must not move a moment to other clips than its features lie on."""
     clips = record_clips(record)
     columns = zip(*((q.window[0], q.window[1], q.duration, clips[q.vid]) for q in record.queries), strict=True)
