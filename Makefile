@@ -5,6 +5,9 @@ STAMP := .venv/.ready
 
 TRT_BINDINGS := 10.15.1.29 10.16.1.11 11.4.0.106
 
+# Python starts some hundred times in the tests: bytecode is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint format clean trt-bindings rtx
 
 demo: $(STAMP)

@@ -18,6 +18,8 @@ def mend_interpreter() -> None:
     """Correct what Triton 3.6's interpreter does otherwise than a GPU. Once in a process, before the first launch."""
     _accept_scalars_as_loop_bounds()
     _compute_in_bfloat16()
+    _patch_the_language_once()
+    _leave_out_overflow_checks()
 
 
 def _accept_scalars_as_loop_bounds() -> None:
@@ -60,6 +62,30 @@ def _compute_in_bfloat16() -> None:
         return interpreter.TensorHandle(rounded.reshape(source.data.shape), tl.bfloat16)
 
     builder.create_dot, builder.cast_impl = dot, rounding_cast
+
+
+def _patch_the_language_once() -> None:
+    """Triton 3.6 replaces every function of its language at each call of a helper: that takes most of a launch."""
+    from triton.runtime import interpreter
+
+    patch, seen = interpreter._patch_lang, set()
+
+    def patch_once(fn: Any) -> Any:
+        if fn.__module__ not in seen:
+            seen.add(fn.__module__)
+            patch(fn)  # its scope is dropped: nothing is put back
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch_once
+
+
+def _leave_out_overflow_checks() -> None:
+    """Triton 3.6 computes every int32 sum and product again in int64; no size that can be interpreted overflows."""
+    from dataclasses import replace
+
+    from triton.runtime.interpreter import interpreter_builder
+
+    interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
 
 @contextmanager
