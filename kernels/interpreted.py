@@ -20,6 +20,7 @@ def mend_interpreter() -> None:
     _compute_in_bfloat16()
     _patch_the_language_once()
     _leave_out_overflow_checks()
+    _spell_types_of_tuples_when_asked()
 
 
 def _accept_scalars_as_loop_bounds() -> None:
@@ -86,6 +87,28 @@ def _leave_out_overflow_checks() -> None:
     from triton.runtime.interpreter import interpreter_builder
 
     interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
+
+
+def _spell_types_of_tuples_when_asked() -> None:
+    """Triton 3.6 spells out the type of every shape that it makes, a quarter of the time; hardly one is read."""
+    from triton.language import core
+
+    kind: Any = core.tuple
+    plain = kind.__init__
+
+    def begin(self: Any, args: Any, type: Any = None) -> None:
+        if type is None:
+            self.values = list(args)
+        else:
+            plain(self, args, type)
+
+    def type_of(self: Any) -> Any:
+        if "_type" not in self.__dict__:
+            self._type = core._type_for_tuple_values(self.values)
+        return self._type
+
+    kind.__init__ = begin
+    kind.type = property(type_of, lambda self, type: self.__dict__.update(_type=type))
 
 
 @contextmanager
