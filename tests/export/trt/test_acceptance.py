@@ -1,7 +1,6 @@
 """The acceptance script: one line without TensorRT; results, or the failure, with it."""
 
 import json
-import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -43,15 +42,14 @@ def machine(trt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("machine")
-def test_results_tell_builds_agreement_and_latency(exported: object, tmp_path: Path) -> None:
+def test_results_tell_builds_agreement_and_latency(bundle: Path, tmp_path: Path) -> None:
     """A result without the verification, or without what it was measured on, is worth nothing."""
-    bundle = exported("tiny_glove")
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
-    arguments = ["--bundle", str(bundle), "--out", str(tmp_path), *QUICK, "--seconds", "0.2"]
+    arguments = ["--bundle", str(bundle), "--out", str(tmp_path / "out"), *QUICK, "--seconds", "0.2"]
     arguments += ["--backends", "tensorrt", "torch:cpu"]
     assert trt_acceptance.main(arguments) == 0
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
-    (result,) = json.loads((tmp_path / "trt_acceptance.json").read_text())["results"]
+    (result,) = json.loads((tmp_path / "out" / "trt_acceptance.json").read_text())["results"]
     assert result["failure"] is None
     assert [engine["graph"] for engine in result["engines"]] == [
         "video_encoder",
@@ -62,28 +60,25 @@ def test_results_tell_builds_agreement_and_latency(exported: object, tmp_path: P
     assert {row["backend"] for row in result["verification"]} >= {"tensorrt", "onnxruntime"}
     cases = {case["backend"] for case in result["profile"]["cases"]}
     assert cases == {"tensorrt:cuda", "torch:cpu"}
-    text = (tmp_path / "trt_acceptance.md").read_text()
+    text = (tmp_path / "out" / "trt_acceptance.md").read_text()
     assert "| tensorrt | grounder |" in text
     assert "Engines for NVIDIA H200 by TensorRT 11.4.0.106." in text
     assert "passed" in text
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_failure_is_in_the_results(exported: object, tmp_path: Path, trt: ModuleType) -> None:
+def test_a_failure_is_in_the_results(bundle: Path, tmp_path: Path, trt: ModuleType) -> None:
     """Whoever reads the results would not know that a precision failed, or why."""
     trt.Builder.fails = True
-    arguments = ["--bundle", str(exported("tiny_glove")), "--out", str(tmp_path), *QUICK]
+    arguments = ["--bundle", str(bundle), "--out", str(tmp_path / "out"), *QUICK]
     assert trt_acceptance.main(arguments) == 1
-    (result,) = json.loads((tmp_path / "trt_acceptance.json").read_text())["results"]
+    (result,) = json.loads((tmp_path / "out" / "trt_acceptance.json").read_text())["results"]
     assert "OutOfMemory" in result["failure"]
-    assert "**Failed:**" in (tmp_path / "trt_acceptance.md").read_text()
+    assert "**Failed:**" in (tmp_path / "out" / "trt_acceptance.md").read_text()
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_precision_that_the_bundle_lacks_is_bad_input(
-    exported: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_precision_that_the_bundle_lacks_is_bad_input(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It would be found after the engines of the others were built."""
-    shutil.rmtree(tmp_path / "none", ignore_errors=True)
-    assert trt_acceptance.main(["--bundle", str(exported("tiny_glove")), "--precision", "fp32", "fp16"]) == 2
+    assert trt_acceptance.main(["--bundle", str(bundle), "--precision", "fp32", "fp16"]) == 2
     assert "holds no fp16 graphs, only fp32" in capsys.readouterr().err
