@@ -10,24 +10,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from img_deploy.errors import BackendError, InputError, VerificationError
+from img_deploy.errors import BackendError, InputError
 from img_deploy.export.engine_from_onnx import BuiltEngine, Target, engine_from_onnx
 from img_deploy.export.engine_log import BuildLog
 from img_deploy.export.engine_options import EngineOptions
+from img_deploy.export.engine_verification import KEPT, verified
 from img_deploy.export.report import REPORT, markdown
 from img_deploy.export.tensorrt_graph import TensorRTGraph, has_plugin_nodes, tensorrt_graph
-from img_deploy.export.verify import Row, Verification
+from img_deploy.export.verify import Verification
 from img_deploy.files import cache_folder, sha256
 from img_deploy.hardware import why_no_gpu
 from img_deploy.model.graphs import GRAPH_NAMES, GraphSpec, graph_specs
-from img_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
 from img_deploy.runtime.backends.tensorrt.edition import FULL, Edition, version_numbers
 from img_deploy.runtime.backends.tensorrt.engine import this_machine
 from img_deploy.runtime.backends.tensorrt.profiles import profiles
 from img_deploy.runtime.backends.tensorrt.records import ENGINES, EngineRecord, TrtMachine, engine_files, sm_name
 from img_deploy.runtime.bundle import Bundle, replacing, write_manifest
 
-KEPT = "the bundle is whole and answers with `--backend onnxruntime`"
 Tell = Callable[[str], None]
 
 
@@ -293,38 +292,6 @@ def _here(reports: list[EngineReport], target: Target) -> list[EngineReport]:
 
 def _is_of(row: dict[str, Any], edition: Edition, precision: str) -> bool:
     return row["backend"] == edition.name and row["precision"] == precision
-
-
-def verified(bundle: Bundle, folder: Path, edition: Edition = FULL, seed: int = 0) -> list[Row]:
-    """Rows of the verification table for the engines of a bundle, on drawn samples of many lengths and batches.
-
-    Args:
-        bundle: opened in the precision of the engines; folder: what it is called in messages.
-
-    Raises:
-        VerificationError: an engine is farther from the eager fp32 network than its precision may be.
-    """
-    from img_deploy.export.samples import drawn_samples
-    from img_deploy.export.verify import compare, in_run_order, results
-    from img_deploy.runtime.backends.torch import backend as torch_backend
-
-    precision = bundle.manifest.precision
-    bundle = Bundle.open(bundle.folder).in_precision(precision)
-    samples = in_run_order(drawn_samples(bundle.manifest.model, bundle.vocabulary(), seed))
-    reference = results(torch_backend.open_backend("cpu", bundle, None), samples, batch_size=1)
-    backend = tensorrt_backend.open_backend("cuda", bundle, None, edition)
-    sizes = {graph: (bundle.folder / plan).stat().st_size for graph, plan in backend.plans.items()}
-    try:
-        rows = compare(backend, samples, reference, sizes)
-    finally:
-        backend.close()
-    if wrong := [row for row in rows if not row.passed]:
-        parts = [f"{row.graph} differs by {row.largest:.2g}" for row in wrong]
-        raise VerificationError(
-            f"{folder}: the {precision} engines do not agree with the eager fp32 network ({', '.join(parts)}); "
-            f"they were not added, and {KEPT}; try --plugins off to see whether a kernel is at fault"
-        )
-    return rows
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, field
 from dataclasses import dataclass as plain_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -27,7 +27,6 @@ ENGINES = "engines"
 RECORD_SCHEMA = 1
 Where = Literal["same_gpu", "same_capability", "ampere_plus"]
 """Where an engine may run: the model of GPU it was built on, any of its compute capability, any from Ampere on."""
-HARDWARE: tuple[str, ...] = get_args(Where)
 
 
 def _ascending(sizes: Range) -> Range:
