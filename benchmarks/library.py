@@ -22,6 +22,7 @@ from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.page import Document, head, origin, table, write_results
 from img_deploy.errors import ImgDeployError, InputError
 from img_deploy.files import replacing_file, sha256
+from img_deploy.hardware import OtherPrograms
 
 COMMAND = "python -m img_deploy.benchmarks.library"
 NAME = "library"
@@ -130,8 +131,11 @@ def run(bundle: Path, engines: Sequence[str], sizes: Sequence[int], workers: int
             for size in sizes:
                 with TemporaryDirectory(prefix="img-deploy-library-") as work:
                     where = environment(1 if engine == "ray" else None)
+                    others = OtherPrograms()
                     found = measure(Path(work), bundle, size, options, limit)
-                    yield {"engine": engine, "workers": workers, "size": size, "where": where, **found}
+                    # Ray's workers are nobody's children: they would count as other programs.
+                    busy = others.cores() if engine == "local" else None
+                    yield {"engine": engine, "workers": workers, "size": size, "where": where, "busy": busy, **found}
 
 
 def extrapolated(cells: Sequence[Mapping[str, Any]], step: str) -> float | None:
@@ -150,7 +154,10 @@ METHOD = (
     f"`~` marks what was not run: {BEYOND:,} videos lie on the line through the two largest sizes, and ten questions "
     "that would have passed the limit take ten times one."
 )
-HEAD = ("videos", *(f"{step} s" for step in STEPS), "asked pairs/s", "memory MB", "worker MB", "bytes per video")
+HEAD = (
+    *("videos", *(f"{step} s" for step in STEPS), "asked pairs/s", "memory MB", "worker MB", "bytes per video"),
+    "cores that other programs kept busy",
+)
 
 
 def page(result: Document) -> str:
@@ -166,7 +173,7 @@ def page(result: Document) -> str:
         title = "One process" if engine == "local" else f"Ray, {own[0]['workers']} workers of one thread"
         rows = [_row(cell) for cell in own]
         guesses = [extrapolated(own, step) for step in STEPS]
-        rows += [(f"~ {BEYOND:,}", *(f"~ {guess:,.0f}" for guess in guesses), "", "", "", "")] if guesses[0] else []
+        rows += [(f"~ {BEYOND:,}", *(f"~ {guess:,.0f}" for guess in guesses), "", "", "", "", "")] if guesses[0] else []
         lines += [f"## {title}", "", *table(HEAD, rows)]
     digests: dict[int, list[str]] = {}
     for cell in cells:
@@ -189,6 +196,7 @@ def _row(cell: Mapping[str, Any]) -> tuple[object, ...]:
         f"{memory:,.0f}",
         f"{max(workers):,.0f}" if workers else "",
         f"{cell['bytes per video']:,}",
+        "" if cell["busy"] is None else f"{cell['busy']:.1f}",
     )
 
 

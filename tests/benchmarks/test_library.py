@@ -14,9 +14,16 @@ def cell(size, seconds, engine="local", digest="a"):
     where = {"machine": {"cpu": "c", "cpus": 2, "cpu_flags": [], "memory_gib": 1, "platform": "p", "gpus": []}}
     where |= {"versions": {}, "commit": "c", "time": "t"}
     steps = dict.fromkeys(library.STEPS, step)
-    return {"engine": engine, "workers": 2, "size": size, "where": where, "rows": size, "digest": digest, **steps} | {
-        "bytes per video": 7
-    }
+    return {
+        "engine": engine,
+        "workers": 2,
+        "size": size,
+        "where": where,
+        "busy": 0.1,
+        "rows": size,
+        "digest": digest,
+        **steps,
+    } | {"bytes per video": 7}
 
 
 def test_a_small_measurement_from_command_to_page(tmp_path, exported, monkeypatch):
