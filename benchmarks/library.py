@@ -41,13 +41,12 @@ SENTENCES = 10
 def add_videos(folder: Path, first: int, last: int) -> None:
     """Feature files (I3D and PANNs, float32) of the videos with these numbers."""
     for stream, width in WIDTHS.items():
-        place, originals = folder / stream, folder / f".{stream}"
+        place, originals = folder / stream, folder / f".{stream}{first}"  # of its own: a link changes its file's times
         place.mkdir(parents=True, exist_ok=True)
-        if not originals.exists():
-            originals.mkdir()
-            random = np.random.default_rng(width)
-            for number in range(DISTINCT):
-                np.save(originals / f"{number}.npy", random.standard_normal((CLIPS, width), np.float32))
+        originals.mkdir()
+        random = np.random.default_rng(width)
+        for number in range(DISTINCT):
+            np.save(originals / f"{number}.npy", random.standard_normal((CLIPS, width), np.float32))
         for number in range(first, last):
             os.link(originals / f"{number % DISTINCT}.npy", place / f"v{number:06d}.npy")
 

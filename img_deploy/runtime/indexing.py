@@ -203,7 +203,6 @@ class _Indexing:
     ) -> None:
         self.folder, self.index, self.durations, self.listener = folder, index, durations, listener
         self.summary = IndexSummary()
-        self.commits = 0
         self._rows: list[tuple[IndexedVideo, EncodedVideo]] = []
         self._touched: set[str] = set()  # other files, the same features
         self._marks: dict[str, str] = {}
@@ -271,7 +270,6 @@ class _Indexing:
                 lance_module().write_dataset(table, self.index.dataset, mode="append")
                 self.summary.added += len(rows)
             self.index.dataset.checkout_latest()
-            self.commits += 1
         self.listener.settled(len(self._rows))
         self._rows, self._last = [], time.monotonic()
 
@@ -290,15 +288,19 @@ class _Indexing:
             "fingerprint": [self._marks.get(vid, self._known[vid].fingerprint) for vid in names],
             "duration": pyarrow.array([told[vid] or self._known[vid].duration for vid in names], pyarrow.float64()),
         }
-        self.index.dataset.merge_insert("vid").when_matched_update_all().execute(pyarrow.table(columns))
-        self.commits += 1
+        # Of these columns alone, in one commit: a merge_insert would hold the encodings of all videos.
+        lance, dataset = lance_module(), self.index.dataset
+        table = pyarrow.table(columns)
+        done = [fragment.update_columns(table, left_on="vid") for fragment in dataset.get_fragments()]
+        fields = sorted({field for _, modified in done for field in modified})
+        change = lance.LanceOperation.Update(updated_fragments=[one for one, _ in done], fields_modified=fields)
+        lance.LanceDataset.commit(dataset.uri, change, read_version=dataset.version)
 
     def prune(self) -> None:
         """Drop the videos that are no longer in the folder."""
         for first in range(0, len(self.summary.vanished), 1000):
             self.index.dataset.checkout_latest()
             drop_rows(self.index.dataset, self.summary.vanished[first : first + 1000])
-            self.commits += 1
         self.summary.pruned = True
 
 
