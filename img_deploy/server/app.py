@@ -73,6 +73,7 @@ def make_app(
         redoc_url=None,
         lifespan=running,
     )
+    app.state.predictor = search.predictor
     app.add_middleware(Guard, token=token, hosts=hosts, most_body=most_body)
     app.add_middleware(Watch, metrics=metrics)
     metrics.gauge("requests_now", "Requests computed or waiting.", lambda: search.batcher.requests)
@@ -200,6 +201,7 @@ def _offer_page(app: FastAPI) -> None:
 def remarks_of(found: Found) -> list[str]:
     """What should be known of the query and of odd features, a line each."""
     query, remarks = found.query, list(found.remarks)
+    assert query is not None
     if query.cut:
         remarks.append(f"only the first {query.words} words are used, {query.cut} are not")
     if query.unknown:

@@ -42,14 +42,16 @@ class _Item:
     key: Hashable
     length: int
     future: asyncio.Future
+    due: float
+    """Until when it may wait for others."""
     since: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
     """Runs items of the same stage and key, of similar length, in one batch.
 
-    Items that come within ``window`` seconds of the first, or while another batch is computed, run together. Start it
-    inside a running event loop, and use it from there alone.
+    Items of requests that begin within ``window`` seconds of the first, or that come while another batch is computed,
+    run together. Start it inside a running event loop, and use it from there alone.
 
     Args:
         stages: by name.
@@ -93,10 +95,18 @@ class Batcher:
         finally:
             self.requests -= 1
 
-    async def run(self, stage: str, contents: Sequence[Any], key: Hashable = None) -> list[Any]:
-        """The result of each item, in order. An item whose caller is cancelled is dropped before its batch begins."""
+    async def run(
+        self, stage: str, contents: Sequence[Any], key: Hashable = None, begun: float | None = None
+    ) -> list[Any]:
+        """The result of each item, in order. An item whose caller is cancelled is dropped before its batch begins.
+
+        Args:
+            begun: when the request began, on the clock of ``time.monotonic``: it waits for others once, not at every
+                stage. Default: now.
+        """
         loop, length = asyncio.get_running_loop(), self.stages[stage].length
-        items = [_Item(one, key, length(one), loop.create_future()) for one in contents]
+        due = (time.monotonic() if begun is None else begun) + self.window
+        items = [_Item(one, key, length(one), loop.create_future(), due) for one in contents]
         self._queues[stage].extend(items)
         self._arrived.set()
         try:
@@ -122,7 +132,8 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(self.window)
+            due = min((queue[0].due for queue in self._queues.values() if queue), default=0.0)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             self._arrived.clear()
             while (found := self._next()) is not None:
                 await self._compute(*found)

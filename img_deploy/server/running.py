@@ -1,7 +1,9 @@
 """Starting and stopping: everything is opened, and wrong settings are refused, before the first connection."""
 
+import gc
 import os
 import signal
+import sys
 from typing import Any
 
 import uvicorn
@@ -20,6 +22,8 @@ from img_deploy.server.watch import Metrics, log_to_stderr
 
 SETTINGS = "IMG_DEPLOY_SERVER"
 """The variable that brings the settings, as JSON, to the workers."""
+SWITCH = 0.001
+"""Seconds for which a batch's Python may keep the event loop waiting; Python's own 5 ms add up within a request."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -40,10 +44,12 @@ def serve(settings: ServerSettings) -> None:
     settings.token()  # refuses what is not safe before any work
     log_to_stderr()
     if settings.workers > 1:
+        # What is wrong is refused here, once: workers that cannot start are started again without end.
+        application_of(settings).state.predictor.close()
         os.environ[SETTINGS] = settings.model_dump_json()
         uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.workers, **options)
         return
-    application = application_of(settings)
+    application = _own_process(settings)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: None)  # uvicorn raises the signal once more after it has stopped
     uvicorn.Server(uvicorn.Config(application, **options)).run()
@@ -52,7 +58,15 @@ def serve(settings: ServerSettings) -> None:
 def worker() -> Any:
     """The application of one of several processes."""
     log_to_stderr()
-    return application_of(ServerSettings.model_validate_json(os.environ[SETTINGS]))
+    return _own_process(ServerSettings.model_validate_json(os.environ[SETTINGS]))
+
+
+def _own_process(settings: ServerSettings) -> Any:
+    """The application, in a process that does nothing else: without pauses that requests would feel."""
+    application = application_of(settings)
+    sys.setswitchinterval(SWITCH)
+    gc.freeze()  # what lives for ever need not be searched for garbage again: that takes 60 ms
+    return application
 
 
 def application_of(settings: ServerSettings) -> Any:

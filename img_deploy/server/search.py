@@ -1,6 +1,7 @@
 """From a question to its answers, a stage at a time through the batcher. Knows no HTTP."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from img_deploy.errors import ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo
+from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.lots import LOT
 from img_deploy.runtime.predictor import Predictor
 from img_deploy.runtime.ranking import BestMoments
@@ -42,7 +43,7 @@ class Question:
 class Found:
     """Answers, and what there is to say about them."""
 
-    query: EncodedQuery
+    query: EncodedQuery | None = None
     answers: list[Answer] = field(default_factory=list)
     skipped: list[ImgDeployError] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
@@ -73,22 +74,22 @@ class Search:
         sound = np.zeros((rules.max_clips, rules.audio.width), np.float32)
         text = "a" if rules.text is None else np.zeros((4, rules.text.width), np.float32)
         for count in (1, many):
-            query = (await self.batcher.run("query", [rules.query(text)] * count))[0]
+            query = (await self.batcher.run("query", [rules.query(text)] * count, begun=0.0))[0]
             videos = [VideoFeatures("", clips, audio, len(clips)) for audio in (sound, None)]
-            encoded = [(await self.batcher.run("video", [one] * count))[0] for one in videos]
+            encoded = [(await self.batcher.run("video", [one] * count, begun=0.0))[0] for one in videos]
             for video in encoded:
-                await self.batcher.run("ground", [(video, query, None)] * count, (1, DEFAULT_NMS))
+                await self.batcher.run("ground", [(video, query, None)] * count, (1, DEFAULT_NMS), begun=0.0)
         self.ready = True
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """One admitted request, in its time. Raises BusyError."""
+    async def _turn(self) -> AsyncIterator[float]:
+        """One admitted request, in its time: when it began. Raises BusyError."""
         if not self.ready:
             raise BusyError("the server is warming up; ask again in a moment")
         with self.batcher.admitted():
             try:
                 async with asyncio.timeout(self.timeout):
-                    yield
+                    yield time.monotonic()
             except TimeoutError:
                 raise BusyError(f"not done within {self.timeout:g} s; ask later, or about fewer videos") from None
 
@@ -101,15 +102,15 @@ class Search:
             BusyError: too many requests, or out of time.
             BackendError: the backend failed.
         """
-        async with self._turn():
-            query = self.predictor.rules.query(question.text, question.qid, question.sentence)
-            await asyncio.to_thread(self.shelf.refresh)
-            vids = self.shelf.videos() if question.videos is None else list(map(self.shelf.find, question.videos))
-            found = Found(_good(await self.batcher.run("query", [query])))
+        async with self._turn() as begun:
+            asked, vids = await asyncio.to_thread(self._looked_up, question)
+            size, found = LOT * self.batcher.batch_size, Found()
             ranking = BestMoments(question.best) if question.best is not None else None
-            vids, size = list(dict.fromkeys(vids)), LOT * self.batcher.batch_size
-            for first in range(0, len(vids), size):
-                answers = await self._answers(vids[first : first + size], question, found)
+            for first in range(0, max(1, len(vids)), size):
+                videos = await self._encoded(vids[first : first + size], found, begun)
+                if found.query is None:  # after the first videos: requests whose queries ran together go on together
+                    found.query = _good(await self.batcher.run("query", [asked], begun=begun))
+                answers = await self._answers(videos, question, found, begun)
                 if ranking is None:
                     found.answers += answers
                 else:
@@ -120,20 +121,28 @@ class Search:
             raise found.skipped[0]
         return found
 
-    async def _answers(self, vids: Sequence[str], question: Question, found: Found) -> list[Answer]:
+    def _looked_up(self, question: Question) -> tuple[Query, list[str]]:
+        """The query's words and the videos' ids as spelled here. Not for the event loop: it takes a millisecond."""
+        asked = self.predictor.rules.query(question.text, question.qid, question.sentence)
+        self.shelf.refresh()
+        vids = self.shelf.videos() if question.videos is None else map(self.shelf.find, question.videos)
+        return asked, list(dict.fromkeys(vids))
+
+    async def _answers(
+        self, videos: Sequence[EncodedVideo], question: Question, found: Found, begun: float
+    ) -> list[Answer]:
         """Of some videos; what cannot be answered goes to ``found.skipped``."""
-        pairs = []
-        for video in await self._encoded(vids, found):
-            pairs.append((video, found.query, self.shelf.seconds(video.vid, video.source_clips)))
-        results = await self.batcher.run("ground", pairs, (question.top_k, question.nms))
+        pairs = [(video, found.query, self.shelf.seconds(video.vid, video.source_clips)) for video in videos]
+        results = await self.batcher.run("ground", pairs, (question.top_k, question.nms), begun)
         return _sorted_out(results, found.skipped)
 
-    async def _encoded(self, vids: Sequence[str], found: Found) -> list[EncodedVideo]:
+    async def _encoded(self, vids: Sequence[str], found: Found, begun: float) -> list[EncodedVideo]:
         fetched = await asyncio.to_thread(self.shelf.fetch, vids)
         loaded = {row: one for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)}
         for features in loaded.values():
             found.remarks += features.remarks
-        for row, video in zip(loaded, await self.batcher.run("video", list(loaded.values())), strict=True):
+        encoded = await self.batcher.run("video", list(loaded.values()), begun=begun)
+        for row, video in zip(loaded, encoded, strict=True):
             fetched[row] = video
             if isinstance(video, EncodedVideo):
                 await asyncio.to_thread(self.shelf.keep, video)
@@ -142,7 +151,7 @@ class Search:
     async def add(self, features: VideoFeatures, duration: float | None) -> EncodedVideo:
         """Encode a video and take it in. Raises FeatureError, BusyError, BackendError."""
         async with self._turn():
-            video: EncodedVideo = _good((await self.batcher.run("video", [features]))[:1])
+            video: EncodedVideo = _good(await self.batcher.run("video", [features]))
         await asyncio.to_thread(self.shelf.add, features, video, duration)
         return video
 

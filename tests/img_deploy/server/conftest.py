@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 import httpx
+import uvicorn
 
 from img_deploy.server.running import application_of
 from img_deploy.server.settings import ServerSettings
@@ -48,8 +50,42 @@ def served(bundles):
     return run
 
 
+def wait_until_ready(client):
+    for _ in range(600):
+        if client.get("/readyz").status_code == 200:
+            return
+        time.sleep(0.05)
+    pytest.fail("the server did not become ready")
+
+
 @contextmanager
-def process(*arguments, token=None):
+def listening(**settings):
+    """A warm server on a free port, in a thread of this process -> url, client, and ``stop``."""
+    app = application_of(ServerSettings(**{"backend": "torch", "threads": 1, **settings}))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+
+    def stop():
+        server.should_exit = True
+        thread.join(60)
+
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        token = ServerSettings(**settings).token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with httpx.Client(base_url=url, timeout=30, headers=headers) as client:
+            wait_until_ready(client)
+            yield SimpleNamespace(url=url, client=client, stop=stop)
+    finally:
+        stop()
+
+
+@contextmanager
+def process(*arguments):
     """``img-deploy serve`` on a free port -> process, url and its log lines so far."""
     command = [sys.executable, "-m", "img_deploy.cli.main", "serve", "--port", "0", "--backend", "torch"]
     command += ["--threads", "1", *map(str, arguments)]
@@ -65,12 +101,8 @@ def process(*arguments, token=None):
             if "running on" in told[-1]["message"]:
                 break
         url = next(word for word in told[-1]["message"].split() if word.startswith("http"))
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        with httpx.Client(base_url=url, timeout=30, headers=headers) as client:
-            for _ in range(300):
-                if client.get("/readyz").status_code == 200:
-                    break
-                threading.Event().wait(0.1)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            wait_until_ready(client)
             yield SimpleNamespace(process=started, url=url, client=client, lines=lines, told=told)
     finally:
         if started.poll() is None:
@@ -82,4 +114,10 @@ def process(*arguments, token=None):
 @pytest.fixture
 def server_process(bundles):
     """Context manager: :func:`process` with the tiny GloVe bundle."""
-    return lambda *arguments, **kept: process("--bundle", bundles["tiny_glove"], *arguments, **kept)
+    return lambda *arguments: process("--bundle", bundles["tiny_glove"], *arguments)
+
+
+@pytest.fixture
+def listening_server(bundles):
+    """Context manager: :func:`listening` with the tiny GloVe bundle."""
+    return lambda **settings: listening(**{"bundle": bundles["tiny_glove"], **settings})

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,15 @@ def test_items_that_come_together_run_together():
 
     with_batcher(body, heard=lambda stage, items, _: sizes.append((stage, items)))
     assert sizes == [("work", 4), ("work", 4)]
+
+
+def test_a_request_waits_for_others_once():
+    """Each stage of a request would wait again, though nobody came."""
+
+    async def body(batcher):
+        return await batcher.run("work", ["a"], begun=time.monotonic() - 60)
+
+    assert with_batcher(body, window=60) == [("a", None)]
 
 
 def test_what_its_caller_has_left_is_not_computed():

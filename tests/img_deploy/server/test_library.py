@@ -171,9 +171,9 @@ def test_media_in_ranges(features, served, tmp_path):
     assert served(body, features=features.folder, media=media) == [True, False]
 
 
-def test_the_client(features, server_process):
+def test_the_client(features, listening_server):
     """The documented client would not fit the server."""
-    with server_process("--features", features.folder, "--clip-seconds", "2") as server:
+    with listening_server(features=features.folder, clip_seconds=2) as server:
         client = Client(server.url)
         video, audio = arrays(features, 7)
         assert client.add_video("new", video, audio, duration=14)["clips"] == 7

@@ -81,9 +81,9 @@ def position(page, video):
     return video.evaluate("video => video.currentTime")
 
 
-def test_search_hover_and_play(features, media, server_process, visit):
+def test_search_hover_and_play(features, media, listening_server, visit):
     """A user would see no moments, no values under the pointer, or the wrong part of the video."""
-    with server_process("--features", features.folder, "--clip-seconds", "2", "--media", media) as server:
+    with listening_server(features=features.folder, clip_seconds=2, media=media) as server:
         page = visit(server.url)
         search(page)
         page.get_by_text("6 moments, best first.").wait_for()
@@ -110,9 +110,9 @@ def test_search_hover_and_play(features, media, server_process, visit):
         assert all(url.startswith((server.url, "data:")) for url in page.asked)
 
 
-def test_by_keyboard_and_on_a_phone(features, server_process, visit):
+def test_by_keyboard_and_on_a_phone(features, listening_server, visit):
     """Who has no mouse could not choose videos or read values; on a phone one would scroll sideways."""
-    with server_process("--features", features.folder, "--clip-seconds", "2") as server:
+    with listening_server(features=features.folder, clip_seconds=2) as server:
         page = visit(server.url, viewport=PHONE, color_scheme="dark")
         page.locator("#choice summary").press("Enter")
         page.get_by_label("Videos whose id contains").fill("b")
@@ -133,9 +133,9 @@ def test_by_keyboard_and_on_a_phone(features, server_process, visit):
         assert page.heard == []
 
 
-def test_errors_and_an_empty_library_are_told(features, server_process, visit):
+def test_errors_and_an_empty_library_are_told(features, listening_server, visit):
     """A page that fails would look like one that still searches."""
-    with server_process() as server:
+    with listening_server() as server:
         page = visit(server.url)
         page.get_by_text("The library is empty").wait_for()
         search(page)
@@ -145,19 +145,17 @@ def test_errors_and_an_empty_library_are_told(features, server_process, visit):
         search(page)
         assert page.locator(".vid").text_content() == "<img src=x>"
         assert page.locator("img").count() == 0
-        server.process.kill()
-        server.process.wait()
+        server.stop()
         search(page)
         page.get_by_text("The server does not answer.").wait_for()
         assert page.locator("#status").get_attribute("class") == "bad"
 
 
-def test_a_token_is_asked_for(features, media, tmp_path, server_process, visit):
+def test_a_token_is_asked_for(features, media, tmp_path, listening_server, visit):
     """Behind a token the page would be of no use, or its videos would not play."""
     file = tmp_path / "token"
     file.write_text(TOKEN)
-    options = ("--features", features.folder, "--media", media, "--token-file", file, "--clip-seconds", "2")
-    with server_process(*options, token=TOKEN) as server:
+    with listening_server(features=features.folder, media=media, token_file=file, clip_seconds=2) as server:
         page = visit(server.url)
         page.get_by_text("no valid token").wait_for()
         page.get_by_label("The token of this server").fill(TOKEN)

@@ -24,10 +24,10 @@ def request_of(body):
     return head.encode() + content
 
 
-def test_clients_that_die_leave_it_answering(features, server_process):
+def test_clients_that_die_leave_it_answering(features, listening_server):
     """Every client that is killed would cost a place, until nobody is answered."""
     whole = request_of(ASK)
-    with server_process("--features", features.folder, "--most-requests", "8") as server:
+    with listening_server(features=features.folder, most_requests=8) as server:
         for turn in range(100):
             stream = raw(server.url)
             stream.sendall(whole[: len(whole) if turn % 2 else 40 + turn])
@@ -87,6 +87,7 @@ def test_log_lines_are_json_with_the_requests_id(features, server_process):
     [
         (("--host", "0.0.0.0"), "--token-file"),
         (("--features", "nowhere"), "nowhere"),
+        (("--features", "nowhere", "--workers", "2"), "nowhere"),
         (("--media", "nowhere"), "nowhere"),
         (("--clip-seconds", "0"), "clip_seconds"),
         (("--token-file", "nowhere"), "nowhere"),
