@@ -82,6 +82,8 @@ def _sentence(bundle: Path, number: int) -> str:
     from img_deploy.runtime.bundle import Bundle
 
     vocabulary = Bundle.open(bundle).vocabulary()
+    if vocabulary is None:
+        raise InputError(f"{bundle}: takes token features, expected a bundle that takes sentences")
     return " ".join(vocabulary.words[10 * number : 10 * number + 10])
 
 
