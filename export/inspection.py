@@ -75,7 +75,7 @@ def _bundle(path: Path) -> Inspection:
     bundle = Bundle.open(path)
     bundle.check_all()
     manifest = bundle.manifest
-    vocabulary = bundle.vocabulary()
+    vocabulary, engines = bundle.vocabulary(), _engines(bundle)
     section = {
         **_network(manifest.model, manifest.features),
         "parameters": _parameters(manifest.model),
@@ -84,7 +84,7 @@ def _bundle(path: Path) -> Inspection:
         "characters": None if vocabulary is None else len(vocabulary.chars),
         "precisions": ", ".join(manifest.graphs),
         "default_precision": manifest.precision,
-        "engines": len(manifest.engines),
+        "engines": len(engines.get("engines", {}).get("graph", ())),
         "packages": "no longer used (aoti)" if has_packages(bundle) else None,
         "schema": manifest.schema,
     }
@@ -96,7 +96,7 @@ def _bundle(path: Path) -> Inspection:
         "sha256": list(manifest.files.values()),
         "state": ["as listed" for _ in manifest.files],  # check_all raised otherwise
     }
-    tables = {"graphs": _graphs(manifest.model), **_engines(bundle), "files": files}
+    tables = {"graphs": _graphs(manifest.model), **engines, "files": files}
     return Inspection(path, "bundle", sections, tables, _verification(bundle))
 
 

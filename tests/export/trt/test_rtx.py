@@ -97,9 +97,10 @@ def test_layers_and_scratch_memory_are_told(built: SimpleNamespace) -> None:
 @NO_GPU
 def test_it_says_what_is_in_the_bundle(built: SimpleNamespace) -> None:
     """`inspect` would not tell which cards a bundle is for."""
-    table = inspect_path(built.folder).tables["engines"]
+    found = inspect_path(built.folder)
+    table = found.tables["engines"]
+    assert found.sections["bundle"]["engines"] == len(table["graph"]) == 8
     assert set(table["gpu"]) == {"sm89", "sm120"}
-    assert len(table["graph"]) == 8
     assert set(table["state"]) == {"not run yet"}
 
 
