@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,8 @@ ONE_AT_A_TIME = ("--batch-size", "1", "--window-ms", "0")
 SMALL_CLIPS = 16
 KINDS = 400
 """Different requests among the mixed ones."""
+PLACES = {"--work", "--out"}
+"""Options that have no part in what is measured."""
 Options = argparse.Namespace
 
 
@@ -206,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mixed-requests", type=int, default=10_000, help="10000")
     parser.add_argument("--work", type=Path, default=None, help="keep the exported bundles here (default: temporary)")
     given = parser.parse_args(arguments)
-    command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
+    words = sys.argv[1:] if arguments is None else arguments
+    command = " ".join([COMMAND, *(word for before, word in pairwise(["", *words]) if not PLACES & {before, word})])
     try:
         with TemporaryDirectory(prefix="img-deploy-serve-") as place:
             result = run(given.work or Path(place), given, command)
