@@ -65,6 +65,10 @@ def serve(
 
     Exit code 0: stopped; 1: the backend or the address does not work; 2: wrong input.
     """
+    given: dict[str, Any] = dict(locals())  # the options have the names of the settings, but for their units
+    given["window"] = given.pop("window_ms") / 1000
+    for name, renamed in (("most_body_mb", "most_body"), ("cache_mb", "cache_bytes")):
+        given[renamed] = given.pop(name) * 1_000_000
     from pydantic import ValidationError
 
     from img_deploy.errors import InputError, validation_problems
@@ -74,28 +78,6 @@ def serve(
         from img_deploy.server.running import serve as run
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'img-deploy[serve]'") from None
-    given: dict[str, Any] = {
-        "bundle": bundle,
-        "index": index,
-        "features": features,
-        "media": media,
-        "durations": durations,
-        "clip_seconds": clip_seconds,
-        "host": host,
-        "port": port,
-        "token_file": token_file,
-        "no_auth": no_auth,
-        "backend": backend,
-        "threads": threads,
-        "workers": workers,
-        "batch_size": batch_size,
-        "window": window_ms / 1000,
-        "most_requests": most_requests,
-        "timeout": timeout,
-        "most_body": most_body_mb * 1_000_000,
-        "most_uploads": most_uploads,
-        "cache_bytes": cache_mb * 1_000_000,
-    }
     try:
         settings = ServerSettings(**given)
     except ValidationError as error:
