@@ -8,7 +8,7 @@ long enough to see whether memory grows, and whether an answer is the same alone
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -95,15 +95,16 @@ def speed(bundle: Path, place: Path, clips: int, options: Options) -> Document:
 
 
 def memory(bundle: Path, place: Path, options: Options) -> Document:
-    """Resident memory of a server, in ten parts of many requests."""
+    """Resident memory of a server of two workers, in ten parts of many requests."""
     rules = input_rules(Bundle.open(bundle))
     features, ask = drawn_folder(place / "alike", rules, [SMALL_CLIPS] * VIDEOS), questions(rules)
-    each, parts = options.memory_requests // 10, []
-    with server(bundle, features) as one:
+    count, parts = options.memory_requests // 10, []
+    with server(bundle, features, "--workers", "2", "--threads", "1") as one:
         for part in range(10):
-            load = one.asked(lambda to: clients(to, ask, CLIENTS, 3600, each))
-            mib = round(one.process.memory_info().rss / 2**20, 1)
-            parts.append({"requests": (part + 1) * each, "mib": mib, "per_second": load.figures()["per_second"]})
+            load = one.asked(lambda to: clients(to, ask, CLIENTS, 3600, count))
+            processes = [one.process, *one.process.children(recursive=True)]
+            mib = round(sum(each.memory_info().rss for each in processes) / 2**20, 1)
+            parts.append({"requests": (part + 1) * count, "mib": mib, "per_second": load.figures()["per_second"]})
     return {"parts": parts}
 
 
@@ -174,8 +175,8 @@ def bundles(work: Path) -> tuple[Path, Path]:
     return work / "deploy", work / "small"
 
 
-def run(work: Path, options: Options, command: str) -> Document:
-    """The parts that are asked for, by name, each with where it was measured."""
+def run(work: Path, options: Options, command: str) -> Iterator[Document]:
+    """The parts that are asked for, each under its name and with where it was measured."""
     full, small = bundles(work)
     parts: dict[str, Callable[[Path], Document]] = {
         f"speed_{clips}": partial(speed, full, clips=clips, options=options) for clips in options.clips
@@ -184,15 +185,14 @@ def run(work: Path, options: Options, command: str) -> Document:
         "memory": lambda place: memory(small, place, options),
         "answers": lambda place: answers(small, place, options),
     }
-    document: Document = {}
     for name, measure in parts.items():
         if name.partition("_")[0] in options.parts:
             _tell(f"measuring {name}")
             where, others = environment(options.threads), OtherPrograms()
             with TemporaryDirectory(prefix="img-deploy-serve-") as place:
                 found = measure(Path(place))
-            document[name] = found | {"command": command, "environment": where, "other_programs_cores": others.cores()}
-    return document
+            found |= {"command": command, "environment": where, "other_programs_cores": others.cores()}
+            yield {name: found}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,9 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join([COMMAND, *(word for before, word in pairwise(["", *words]) if not PLACES & {before, word})])
     try:
         with TemporaryDirectory(prefix="img-deploy-serve-") as place:
-            result = run(given.work or Path(place), given, command)
-        for path in write_results(given.out, "serve", _known(given.out / "serve.json") | result, page):
-            _tell(f"wrote {path}")
+            for part in run(given.work or Path(place), given, command):
+                for path in write_results(given.out, "serve", _known(given.out / "serve.json") | part, page):
+                    _tell(f"wrote {path}")
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -52,7 +52,11 @@ def _row(name: str, load: Document) -> tuple[object, ...]:
 def _memory(found: Document) -> Iterator[str]:
     parts = found["parts"]
     yield from ("## Memory", "")
-    yield from (f"A small network, {CLIENTS} clients: resident memory of the server after so many requests.", "")
+    yield from (
+        f"A small network, {CLIENTS} clients: resident memory of a server of two workers, with the process that started "
+        "them, after so many requests.",
+        "",
+    )
     yield from table(("requests", "MiB", "answered/s"), [(p["requests"], p["mib"], p["per_second"]) for p in parts])
     grown = parts[-1]["mib"] - parts[0]["mib"]
     since = parts[-1]["requests"] - parts[0]["requests"]
