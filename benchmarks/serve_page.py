@@ -25,8 +25,8 @@ def page(result: Document) -> str:
 def _speed(found: Document) -> Iterator[str]:
     yield from (f"## Speed, videos of {found['clips']} clips", "")
     yield from (
-        "Full-size network, random weights. A request asks one sentence of one video that is encoded already. The "
-        "server has both cores, and shares them with the generator and with nothing else of ours.",
+        "Full-size network, random weights. A request asks one sentence of one video that is encoded already. Each "
+        "server has both cores, and shares them with the generator.",
         "",
     )
     rows = [_row("one client", found["unloaded"])]
@@ -53,8 +53,8 @@ def _memory(found: Document) -> Iterator[str]:
     parts = found["parts"]
     yield from ("## Memory", "")
     yield from (
-        f"A small network, {CLIENTS} clients: resident memory of a server of two workers, with the process that started "
-        "them, after so many requests.",
+        f"A small network, {CLIENTS} clients: resident memory of a server of two workers, and of the process that "
+        "started them, after so many requests.",
         "",
     )
     yield from table(("requests", "MiB", "answered/s"), [(p["requests"], p["mib"], p["per_second"]) for p in parts])
