@@ -104,6 +104,7 @@ def memory(bundle: Path, place: Path, options: Options) -> Document:
             load = one.asked(lambda to: clients(to, ask, CLIENTS, 3600, count))
             processes = [one.process, *one.process.children(recursive=True)]
             mib = round(sum(each.memory_info().rss for each in processes) / 2**20, 1)
+            _tell(f"{(part + 1) * count} requests: {mib} MiB")
             parts.append({"requests": (part + 1) * count, "mib": mib, "per_second": load.figures()["per_second"]})
     return {"parts": parts}
 

@@ -47,6 +47,8 @@ def serve(settings: ServerSettings) -> None:
         # What is wrong is refused here, once: workers that cannot start are started again without end.
         application_of(settings).state.predictor.close()
         os.environ[SETTINGS] = settings.model_dump_json()
+        # A worker that does not answer its parent for so long is killed; five seconds may pass on a busy machine.
+        options["timeout_worker_healthcheck"] = int(settings.timeout) + 5
         uvicorn.run(f"{__name__}:worker", factory=True, workers=settings.workers, **options)
         return
     application = _own_process(settings)
