@@ -69,7 +69,8 @@ def _patch_the_language_once() -> None:
     """Triton 3.6 replaces every function of its language at each call of a helper: that takes most of a launch."""
     from triton.runtime import interpreter
 
-    patch, seen = interpreter._patch_lang, set()
+    patch = interpreter._patch_lang
+    seen: set[str] = set()
 
     def patch_once(fn: Any) -> Any:
         if fn.__module__ not in seen:
