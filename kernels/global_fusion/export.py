@@ -26,7 +26,7 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
         of_pooled, of_clips = (op.cut(own("proj_weight"), half, dim, axis=1) for half in range(2))
         shared = linear(op, shrunk(op, pooled), of_pooled, shrunk(op, own("proj_bias")))
         branches.append(restored(op, op.Add(linear(op, shrunk(op, x), of_clips), shared)))
-    return gate(op, *branches, given)
+    return gate(op, branches[0], branches[1], given)
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

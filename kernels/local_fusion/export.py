@@ -25,10 +25,10 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
         widths = []
         for place, name in enumerate(("conv1_weight", "conv3_weight", "conv5_weight")):
             bias = shrunk(op, op.part(own("conv_bias"), place))
-            widths.append(op.Relu(depthwise(op, columns, own(name), bias, *call.shapes[name][1:])))
+            widths.append(op.Relu(depthwise(op, columns, own(name), bias, call.size(name, 1), call.size(name, 2))))
         projected = swap(op, op.MatMul(own("proj_weight"), op.Concat(*widths, axis=1)))
         branches.append(restored(op, op.Add(projected, shrunk(op, own("proj_bias")))))
-    return gate(op, *branches, given)
+    return gate(op, branches[0], branches[1], given)
 
 
 def plugin_form(_name: PluginName) -> PluginForm:
