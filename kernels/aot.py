@@ -99,6 +99,7 @@ def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | 
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     config = case.config(dtype, capability)
     constexprs = {**case.constexprs, **config.blocks}
@@ -109,7 +110,7 @@ def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | 
         raise ValueError(f"{case.op} {case.variant}: constants {differing} of the kernel and the case differ")
     aligned = [["tt.divisibility", 16]]
     attributes = {(i,): aligned for i, kind in enumerate(signature.values()) if kind.startswith("*")}
-    source = ASTSource(case.kernel, signature, constexprs, attributes)
+    source = (GluonASTSource if case.kernel.is_gluon() else ASTSource)(case.kernel, signature, constexprs, attributes)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if ptx_version:
         options["ptx_version"] = ptx_version

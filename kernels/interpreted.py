@@ -6,6 +6,7 @@ For checks on machines without a GPU; nothing that serves an answer uses it.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
@@ -15,12 +16,15 @@ def interpreting() -> bool:
 
 
 def mend_interpreter() -> None:
-    """Correct what Triton 3.6's interpreter does otherwise than a GPU. Once in a process, before the first launch."""
+    """Correct what Triton 3.6's interpreter does otherwise than a GPU, and give it what it lacks. Once in a process,
+    before a kernel is imported."""
     _accept_scalars_as_loop_bounds()
     _compute_in_bfloat16()
     _patch_the_language_once()
     _leave_out_overflow_checks()
     _spell_types_of_tuples_when_asked()
+    _know_tanh()
+    _take_gluon()
 
 
 def _accept_scalars_as_loop_bounds() -> None:
@@ -110,6 +114,79 @@ def _spell_types_of_tuples_when_asked() -> None:
 
     kind.__init__ = begin
     kind.type = property(type_of, lambda self, type: self.__dict__.update(_type=type))
+
+
+def _know_tanh() -> None:
+    """Triton 3.6 interprets no inline assembly; the kernels have one instruction of it."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    def tanh(_: Any, assembly: str, _constraints: str, values: Any, *_rest: Any) -> Any:
+        assert assembly.startswith("tanh.approx.f32"), assembly
+        result = interpreter.TensorHandle(np.tanh(values[0].data), tl.float32)
+        return SimpleNamespace(get_result=lambda _index: result)
+
+    interpreter.InterpreterBuilder.create_inline_asm = tanh
+
+
+class _Gluon(ModuleType):
+    """Triton's language under the names of Gluon's. Layouts say which thread holds what, and here there are none."""
+
+    def __getattr__(self, name: str) -> Any:
+        import triton.language as tl
+
+        if name.endswith("Layout"):
+            return lambda *_: None
+        return getattr(tl, name)
+
+    def arange(self, start: int, end: int, _layout: None) -> Any:
+        return self.__getattr__("arange")(start, end)
+
+    def zeros(self, shape: Any, dtype: Any, _layout: None) -> Any:
+        return self.__getattr__("zeros")(shape, dtype)
+
+    def num_warps(self) -> int:
+        return 1
+
+    def allocate_shared_memory(self, dtype: Any, shape: Any, _layout: None) -> Any:
+        import numpy as np
+        from triton.runtime import interpreter
+
+        return _Shared(np.full(shape, np.nan, interpreter._get_np_dtype(dtype)), dtype)
+
+
+class _Shared:
+    """Shared memory of a block, or a part of it: rows of a tensor."""
+
+    def __init__(self, rows: Any, dtype: Any) -> None:
+        self.rows, self.dtype = rows, dtype
+
+    def store(self, value: Any) -> None:
+        self.rows[:] = value.handle.data
+
+    def slice(self, start: int, length: int, dim: int) -> "_Shared":
+        assert dim == 0
+        return _Shared(self.rows[start : start + length], self.dtype)
+
+    def load(self, _layout: None) -> Any:
+        import triton.language as tl
+        from triton.runtime import interpreter
+
+        kind = tl.block_type(self.dtype, list(self.rows.shape))
+        return tl.tensor(interpreter.TensorHandle(self.rows.copy(), self.dtype), kind)
+
+
+def _take_gluon() -> None:
+    """Triton 3.6 interprets no Gluon: what it makes of a kernel is what it would make of Triton's own language."""
+    import triton
+    import triton.language as tl
+    from triton.experimental import gluon
+    from triton.experimental.gluon.language.nvidia import ampere
+
+    gluon.jit, gluon.language = triton.jit, _Gluon("gluon")
+    ampere.mma_v2 = lambda a, b, acc: tl.dot(a, b, acc)
+    tl.core.block_type.layout = None
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from unittest import mock
 from img_deploy.benchmarks.on_gpu.steps import CHECKED, CROWD, OTHER_SIZES, RACED, SINGLE
 from img_deploy.files import write_text
 
-CAPABILITY, PROCESSORS = 90, 132
-"""Of an H100 or H200: compute capability, multiprocessors."""
+CAPABILITY = 90
+"""Compute capability of an H100 or H200."""
 SIZES = [(size["batch"], size["clips"]) for size in (SINGLE, CROWD)] + list(OTHER_SIZES)
 SHAPES = [*CHECKED["cuda"], *RACED["cuda"], *(((clips,) * batch, clips) for batch, clips in SIZES)]
 """(real clips of each sample, clips) of every run of the network in the steps."""
@@ -105,7 +105,6 @@ def compiling_for_a_gpu() -> Iterator[None]:
     from triton.runtime.jit import JITFunction
 
     from img_deploy.kernels import tuning
-    from img_deploy.kernels.bigru import kernel as bigru
     from img_deploy.kernels.interpreted import kernels_on_cpu
 
     launch, config_of = JITFunction.run, tuning.config_of
@@ -119,7 +118,6 @@ def compiling_for_a_gpu() -> Iterator[None]:
         for patched in (
             mock.patch.object(driver, "_active", _absent_gpu()),
             mock.patch.object(JITFunction, "run", compile_alone),
-            mock.patch.object(bigru, "_processors", return_value=PROCESSORS),
             mock.patch.object(tuning, "config_of", partial(config_of, capability=CAPABILITY)),
         ):
             stack.enter_context(patched)

@@ -82,7 +82,7 @@ def _variants(sizes: Sizes) -> tuple[Variant, ...]:
         return ()
     fixed = kernel.constants(hidden)
     return (
-        Variant(kernel.gru_one_row, f"one_row_{fixed['BLOCK_H']}", fixed),
+        Variant(kernel.gru_one_row, f"one_row_{fixed['BLOCK_H']}", fixed, dtypes=("fp32",)),
         Variant(kernel.gru_batch_tile, f"batch_tile_{fixed['BLOCK_H']}", fixed, dtypes=("fp16", "bf16")),
     )
 

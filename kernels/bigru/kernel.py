@@ -1,12 +1,12 @@
 """Bidirectional GRU layer: one matrix product for all inputs, then one launch for all steps of all recurrences.
 
-In the loop over time a program is one direction of one stack: over one sample (``gru_one_row``, plain fp32 products,
-any storage) or over a tile of samples (``gru_batch_tile``, tensor cores, fp16 and bf16). Its recurrent weights stay in
-registers for all steps and its state stays fp32; the input's part of the gates is read one step ahead.
+In the loop over time a program is one direction of one stack: over one sample in fp32 (``gru_one_row``, plain products),
+over a few in fp16 and bf16 (``gru_batch_tile``, tensor cores). Its recurrent weights stay in registers for all steps and
+its state stays fp32; the input's part of the gates is read ahead.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 import triton
@@ -14,14 +14,13 @@ import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
+from img_deploy.kernels.bigru.tile import gru_batch_tile
 from img_deploy.kernels.launch import STORAGE_DTYPES, padded
 from img_deploy.kernels.matvec import in_chunks, load_weight, next_state, product
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
 LARGEST_HIDDEN = 128
 """Up to this size the recurrent weights of one direction fit the registers of one block."""
-WARPS_PER_SM = 8
-"""While all samples together need no more warps than this, one program per sample is the faster way."""
 
 
 @triton.jit
@@ -103,76 +102,6 @@ def gru_one_row(
         tl.store(first_out + step * stride + unit, tl.zeros([BLOCK_H], out_ptr.dtype.element_ty), mask=is_unit)
 
 
-@triton.jit(do_not_specialize=["batch", "length"])
-def gru_batch_tile(
-    gates_ptr,  # [S, B, L, 2, 3H] input's part of the gates r, z, n, without its bias
-    lengths_ptr,  # [B] int32
-    weight_hh_ptr,  # [S, 2, 3H, H]
-    bias_ih_ptr,  # [S, 2, 3H]
-    bias_hh_ptr,  # [S, 2, 3H]
-    batch,
-    length,
-    out_ptr,  # [B, L, S, 2H]
-    H: tl.constexpr,
-    BLOCK_H: tl.constexpr,  # power of two >= H
-    BLOCK_B: tl.constexpr,  # samples per program: columns of the state, 8 is the narrowest tensor-core tile
-):
-    dtype = out_ptr.dtype.element_ty
-    way = tl.program_id(1)  # 2 * stack + direction
-    stack, direction = way // 2, way % 2
-    sample = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    unit = tl.arange(0, BLOCK_H)
-    column = tl.arange(0, BLOCK_H)
-    is_unit = (unit < H)[:, None]
-    matrix = weight_hh_ptr + way * 3 * H * H + unit[:, None] * H + column[None, :]
-    inside = is_unit & (column < H)[None, :]
-    weight_r = tl.load(matrix, mask=inside, other=0.0)
-    weight_z = tl.load(matrix + H * H, mask=inside, other=0.0)
-    weight_n = tl.load(matrix + 2 * H * H, mask=inside, other=0.0)
-    bias_r, bias_z, input_bias_n, bias_n = _biases(bias_ih_ptr, bias_hh_ptr, way, unit, H)
-    bias_r, bias_z = bias_r[:, None], bias_z[:, None]
-    input_bias_n, bias_n = input_bias_n[:, None], bias_n[:, None]
-
-    own = tl.maximum(tl.minimum(tl.load(lengths_ptr + sample, mask=sample < batch, other=0), length), 0)
-    steps = tl.max(own, axis=0)
-    advance = 1 - 2 * direction
-    stacks = tl.num_programs(1) // 2
-    begin = tl.where(direction == 0, 0, own - 1)
-    row = (stack * batch + sample).to(tl.int64) * length + begin
-    gate = ((row * 2 + direction) * (3 * H))[None, :] + unit[:, None]
-    stride = stacks * 2 * H
-    first_out = (sample.to(tl.int64) * length * stacks + stack) * 2 * H + direction * H
-    target = (first_out + begin * stride)[None, :] + unit[:, None]
-
-    state = tl.zeros([BLOCK_H, BLOCK_B], tl.float32)
-    live = is_unit & (own > 0)[None, :]
-    r_x = tl.load(gates_ptr + gate, mask=live, other=0.0)
-    z_x = tl.load(gates_ptr + gate + H, mask=live, other=0.0)
-    n_x = tl.load(gates_ptr + gate + 2 * H, mask=live, other=0.0)
-    # In a ``for`` loop the compiler would move the weights back to shared memory and read them at every step.
-    step = 0
-    while step < steps:
-        ahead = gates_ptr + (step + 1) * advance * 6 * H
-        more = is_unit & (step + 1 < own)[None, :]
-        next_r = tl.load(ahead + gate, mask=more, other=0.0)
-        next_z = tl.load(ahead + gate + H, mask=more, other=0.0)
-        next_n = tl.load(ahead + gate + 2 * H, mask=more, other=0.0)
-        rounded = state.to(dtype)
-        r_sum = tl.dot(weight_r, rounded, r_x.to(tl.float32) + bias_r)
-        z_sum = tl.dot(weight_z, rounded, z_x.to(tl.float32) + bias_z)
-        n_h = bias_n + tl.dot(weight_n, rounded)
-        state = next_state(state, r_sum, z_sum, n_x.to(tl.float32) + input_bias_n, n_h)
-        here = is_unit & (step < own)[None, :]
-        tl.store(out_ptr + step * advance * stride + target, state.to(dtype), mask=here)
-        r_x, z_x, n_x = next_r, next_z, next_n
-        step += 1
-
-    zeros = tl.zeros([BLOCK_H, BLOCK_B], dtype)
-    rest = out_ptr + first_out[None, :] + unit[:, None]
-    for past in range(tl.min(own, axis=0), length):
-        tl.store(rest + past * stride, zeros, mask=is_unit & ((sample < batch) & (past >= own))[None, :])
-
-
 def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """One layer of S bidirectional GRUs over x [B, L, S, I]; see ``reference.py``. Returns [B, L, S, 2H]."""
     return gru_recurrence(input_gates(x, weight_ih), lengths, weight_hh, bias_ih, bias_hh)
@@ -193,7 +122,6 @@ def gru_recurrence(
     weight_hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
-    variant: str | None = None,
 ) -> Tensor:
     """The loop over time of S bidirectional GRUs, in one launch.
 
@@ -201,7 +129,6 @@ def gru_recurrence(
         gates: [S, B, L, 2, 3H], the input's part of the gates r, z, n of both directions, without its bias.
         lengths: [B] int32, clips of each sample, 0..L.
         weight_hh, bias_ih, bias_hh: [S, 2, 3H, H], [S, 2, 3H], [S, 2, 3H].
-        variant: ``one_row`` or ``batch_tile``; by default what suits the dtype, sizes and GPU.
 
     Returns:
         [B, L, S, 2H] in ``gates.dtype``, zero past each length.
@@ -219,17 +146,16 @@ def gru_recurrence(
     out = torch.empty((batch, length, stacks, 2 * hidden), dtype=gates.dtype, device=gates.device)
     if out.numel() == 0:
         return out
-    chosen = variant or _choose(gates.dtype, hidden, 2 * stacks * batch, gates.device)
-    config = config_for("bigru", f"{chosen}_{padded(hidden)}", gates.dtype, gates.device)
     inputs = (gates, lengths.to(torch.int32), weight_hh, bias_ih, bias_hh)
-    inputs = tuple(tensor.contiguous() for tensor in inputs)
-    _launch(chosen, inputs, out, config)
+    variant = "one_row" if gates.dtype == torch.float32 else "batch_tile"  # tensor cores have no fp32 product
+    config = config_for("bigru", f"{variant}_{padded(hidden)}", gates.dtype, gates.device)
+    _launch(tuple(tensor.contiguous() for tensor in inputs), out, config)
     return out
 
 
-def _launch(variant: str, inputs: tuple[Tensor, ...], out: Tensor, config: LaunchConfig) -> None:
+def _launch(inputs: tuple[Tensor, ...], out: Tensor, config: LaunchConfig) -> None:
     batch, length, stacks, width = out.shape
-    kernel = gru_one_row if variant == "one_row" else gru_batch_tile
+    kernel = gru_one_row if out.dtype == torch.float32 else gru_batch_tile
     grid = (triton.cdiv(batch, config.blocks.get("BLOCK_B", 1)), 2 * stacks)
     kernel[grid](*inputs, batch, length, out, **constants(width // 2), **config.launch_options())
 
@@ -239,24 +165,11 @@ def constants(hidden: int) -> dict[str, int]:
     return {"H": hidden, "BLOCK_H": padded(hidden)}
 
 
-def _choose(dtype: torch.dtype, hidden: int, recurrences: int, device: torch.device) -> str:
-    if dtype == torch.float32:
-        return "one_row"  # tensor cores have no fp32 product
-    config = config_for("bigru", f"one_row_{padded(hidden)}", dtype, device)
-    warps = recurrences * config.num_warps
-    return "one_row" if warps <= WARPS_PER_SM * _processors(device) else "batch_tile"
-
-
-@lru_cache(maxsize=16)
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 def _cases() -> Iterator[AotCase]:
     for hidden in (16, 24, 32, 64, 128):
         sizes, block = constants(hidden), padded(hidden)
         integers = {"lengths_ptr": "i32"}
-        yield AotCase("bigru", f"one_row_{block}", gru_one_row, sizes, integers)
+        yield AotCase("bigru", f"one_row_{block}", gru_one_row, sizes, integers, ("fp32",))
         yield AotCase("bigru", f"batch_tile_{block}", gru_batch_tile, sizes, integers, ("fp16", "bf16"))
 
 
@@ -264,28 +177,26 @@ AOT_CASES = tuple(_cases())
 
 
 def tuning_calls() -> Iterator[TuningCall]:
-    """Both layers of the network at 128 clips: three stacks of hidden size 64, and one of 128."""
+    """Both layers of the network at 128 clips, one sample: three stacks of hidden size 64, and one of 128."""
     for case in AOT_CASES:
-        if case.constexprs["H"] not in (64, 128):
+        hidden = case.constexprs["H"]
+        if hidden not in (64, 128):
             continue
-        hidden, stacks = case.constexprs["H"], 192 // case.constexprs["H"]
-        tile = case.kernel is gru_batch_tile
-        batch = 64 if tile else 1
-        for name, dtype in STORAGE_DTYPES.items():
-            if name not in case.dtypes:
-                continue
-            gates = torch.randn(stacks, batch, 128, 2, 3 * hidden, dtype=dtype, device="cuda")
-            lengths = torch.full((batch,), 128, dtype=torch.int32, device="cuda")
+        stacks = 192 // hidden
+        for name in case.dtypes:
+            dtype = STORAGE_DTYPES[name]
+            gates = torch.randn(stacks, 1, 128, 2, 3 * hidden, dtype=dtype, device="cuda")
+            lengths = torch.full((1,), 128, dtype=torch.int32, device="cuda")
             weight = torch.randn(stacks, 2, 3 * hidden, hidden, dtype=dtype, device="cuda") * hidden**-0.5
             bias = torch.zeros(stacks, 2, 3 * hidden, dtype=dtype, device="cuda")
-            out = torch.empty(batch, 128, stacks, 2 * hidden, dtype=dtype, device="cuda")
-            arguments = ("batch_tile" if tile else "one_row", (gates, lengths, weight, bias, bias), out)
-            run = partial(_launch, *arguments)
-            yield TuningCall(case.variant, name, run, _candidates(case, name))
+            out = torch.empty(1, 128, stacks, 2 * hidden, dtype=dtype, device="cuda")
+            run = partial(_launch, (gates, lengths, weight, bias, bias), out)
+            yield TuningCall(case.variant, name, run, _candidates(name, padded(hidden)))
 
 
-def _candidates(case: AotCase, dtype: str) -> tuple[LaunchConfig, ...]:
-    if case.kernel is gru_batch_tile:
-        return tuple(LaunchConfig(warps, 1, {"BLOCK_B": tile}) for warps in (4, 8) for tile in (8, 16, 32))
-    widest = 4 if dtype == "fp32" else 8  # elements in 16 bytes
-    return tuple(LaunchConfig(warps, 1, {"BLOCK_K": widest * n}) for warps in (4, 8, 16) for n in (1, 2, 4))
+def _candidates(dtype: str, block: int) -> tuple[LaunchConfig, ...]:
+    if dtype == "fp32":
+        return tuple(LaunchConfig(warps, 1, {"BLOCK_K": 4 * n}) for warps in (4, 8, 16) for n in (1, 2, 4))
+    return tuple(
+        LaunchConfig(block // 16, 1, {"BLOCK_B": samples, "AHEAD": steps}) for samples in (4, 8) for steps in (2, 4)
+    )
