@@ -21,9 +21,11 @@ from img_deploy.kernels.dtypes import PRECISIONS
 from img_deploy.kernels.tuning import LaunchConfig, config_of
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
-HEADER = ("op", "variant", "sizes", "dtype", "sm", "warps", "registers", "spill B", "shared B", "PTX", "scratch B")
+HEADER = ("op", "variant", "sizes", "dtype", "sm", "warps", "regs", "spill B", "shared", "barriers", "PTX", "scratch")
 SHARED_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Shared memory one block may have, bytes, by compute capability (CUDA programming guide, technical specifications)."""
+WRITTEN_FOR = {80: 80, 86: 80, 89: 80, 90: 90, 100: 100, 120: 100}
+"""Compute capability -> the one whose PTX Triton writes for it too, but for the line that names the target."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Resources:
     """Stack and local memory per thread: spilled registers and arrays indexed at run time."""
     shared_bytes: int
     """Static and dynamic, per block."""
+    barriers: int
+    """Places in the code where all threads of a block wait for each other."""
     ptx_isa: str
     scratch_bytes: int
     """Global scratch: has to be 0 where the kernel is a TensorRT plugin."""
@@ -86,12 +90,15 @@ def cases(op: str) -> tuple[AotCase, ...]:
     return tuple(import_module(f"img_deploy.kernels.{op}.kernel").AOT_CASES)
 
 
-def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | None = None) -> Any:
+def compile_case(
+    case: AotCase, dtype: str, capability: int, ptx_version: int | None = None, config: LaunchConfig | None = None
+) -> Any:
     """Compile for a compute capability. Returns Triton's ``CompiledKernel`` (``.asm["ptx"]``, ``.metadata``).
 
     Args:
         case, dtype, capability: e.g. a member of ``AOT_CASES``, ``fp16``, 90.
         ptx_version: e.g. 83 for PTX 8.3; by default the newest that the bundled ptxas knows.
+        config: by default that of the case.
 
     Raises:
         ValueError: a constexpr of the kernel has no value, or a value has no constexpr.
@@ -101,7 +108,7 @@ def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | 
     from triton.compiler import ASTSource
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    config = case.config(dtype, capability)
+    config = config or case.config(dtype, capability)
     constexprs = {**case.constexprs, **config.blocks}
     signature = case.signature(dtype)
     expected = {name for name, kind in signature.items() if kind == "constexpr"}
@@ -119,8 +126,12 @@ def compile_case(case: AotCase, dtype: str, capability: int, ptx_version: int | 
 
 def resources(case: AotCase, dtype: str, capability: int) -> Resources:
     """Compile and read what the kernel uses, from its machine code (``cuobjdump --dump-resource-usage``)."""
-    compiled = compile_case(case, dtype, capability)
-    usage = _resource_usage(compiled.asm["cubin"], capability)
+    written_for = WRITTEN_FOR[capability]
+    compiled = compile_case(case, dtype, written_for, config=case.config(dtype, capability))
+    cubin = compiled.asm["cubin"]
+    if written_for != capability:
+        cubin = _assemble(compiled.asm["ptx"], capability)
+    usage = _resource_usage(cubin, capability)
     version = re.search(r"^\.version\s+(\S+)", compiled.asm["ptx"], re.MULTILINE)
     return Resources(
         op=case.op,
@@ -132,9 +143,23 @@ def resources(case: AotCase, dtype: str, capability: int) -> Resources:
         registers=usage["REG"],
         spill_bytes=usage["STACK"] + usage["LOCAL"],
         shared_bytes=max(compiled.metadata.shared, usage["SHARED"]),
+        barriers=len(re.findall(r"\bbar(?:rier)?\.sync", compiled.asm["ptx"])),
         ptx_isa=version.group(1) if version else "?",
         scratch_bytes=compiled.metadata.global_scratch_size,
     )
+
+
+def _assemble(ptx: str, capability: int) -> bytes:
+    """Machine code from PTX, whatever target the PTX names."""
+    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+
+    target = sm_arch_from_capability(capability)
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(re.sub(r"(?m)^\.target sm_\w+", f".target {target}", ptx))
+        command = [get_ptxas(capability).path, f"--gpu-name={target}", str(source), "-o", str(made)]
+        subprocess.run(command, capture_output=True, check=True)
+        return made.read_bytes()
 
 
 def _resource_usage(cubin: bytes, capability: int) -> dict[str, int]:
@@ -165,7 +190,7 @@ def row(used: Resources) -> tuple[str, ...]:
     """One line of the table, in the order of ``HEADER``."""
     values = (
         *(used.op, used.variant, used.sizes, used.dtype, used.capability, used.num_warps),
-        *(used.registers, used.spill_bytes, used.shared_bytes, used.ptx_isa, used.scratch_bytes),
+        *(used.registers, used.spill_bytes, used.shared_bytes, used.barriers, used.ptx_isa, used.scratch_bytes),
     )
     return tuple(str(value) for value in values)
 

@@ -146,35 +146,44 @@ class _Gluon(ModuleType):
     def zeros(self, shape: Any, dtype: Any, _layout: None) -> Any:
         return self.__getattr__("zeros")(shape, dtype)
 
+    def full(self, shape: Any, value: float, dtype: Any, _layout: None) -> Any:
+        return self.__getattr__("full")(shape, value, dtype)
+
+    def convert_layout(self, value: Any, _layout: None) -> Any:
+        return value
+
     def num_warps(self) -> int:
         return 1
 
-    def allocate_shared_memory(self, dtype: Any, shape: Any, _layout: None) -> Any:
+    def allocate_shared_memory(self, dtype: Any, shape: Any, _layout: None, value: Any = None) -> Any:
         import numpy as np
         from triton.runtime import interpreter
 
-        return _Shared(np.full(shape, np.nan, interpreter._get_np_dtype(dtype)), dtype)
+        numbers = value.handle.data if value is not None else np.zeros(shape, interpreter._get_np_dtype(dtype))
+        return _Shared(numbers.copy(), dtype)
 
 
 class _Shared:
-    """Shared memory of a block, or a part of it: rows of a tensor."""
+    """Shared memory of a block, or a part of it."""
 
-    def __init__(self, rows: Any, dtype: Any) -> None:
-        self.rows, self.dtype = rows, dtype
+    def __init__(self, numbers: Any, dtype: Any) -> None:
+        self.numbers, self.dtype = numbers, dtype
 
     def store(self, value: Any) -> None:
-        self.rows[:] = value.handle.data
+        self.numbers[:] = value.handle.data
 
-    def slice(self, start: int, length: int, dim: int) -> "_Shared":
-        assert dim == 0
-        return _Shared(self.rows[start : start + length], self.dtype)
+    def slice(self, start: int, length: int, dim: int = 0) -> "_Shared":
+        return _Shared(self.numbers[(slice(None),) * dim + (slice(start, start + length),)], self.dtype)
+
+    def permute(self, order: Any) -> "_Shared":
+        return _Shared(self.numbers.transpose(order), self.dtype)
 
     def load(self, _layout: None) -> Any:
         import triton.language as tl
         from triton.runtime import interpreter
 
-        kind = tl.block_type(self.dtype, list(self.rows.shape))
-        return tl.tensor(interpreter.TensorHandle(self.rows.copy(), self.dtype), kind)
+        kind = tl.block_type(self.dtype, list(self.numbers.shape))
+        return tl.tensor(interpreter.TensorHandle(self.numbers.copy(), self.dtype), kind)
 
 
 def _take_gluon() -> None:

@@ -69,17 +69,6 @@ class PluginKernel:
         return sha256(self.ptx.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _FixedCase(AotCase):
-    """A case whose launch configuration is given instead of looked up."""
-
-    fixed: LaunchConfig | None = None
-
-    def config(self, dtype: str, capability: int) -> LaunchConfig:  # noqa: ARG002
-        assert self.fixed is not None
-        return self.fixed
-
-
 def plugin_kernels(node: str, types: Sequence[str], sizes: Sizes, target: Target) -> tuple[PluginKernel, ...]:
     """The kernels that a plugin node may run, each tried and timed by TensorRT.
 
@@ -159,15 +148,14 @@ def _compile(
     ]
     named = [name for name in arguments if name.endswith("_ptr")]
     _check_order(form, arguments, len(form.extras(sizes)), len(pointers) - len(form.inputs))
-    case = _FixedCase(
+    case = AotCase(
         op=form.op,
         variant=variant.tuning,
         kernel=variant.kernel,
         constexprs=variant.constexprs,
         pointers=dict(zip(named, pointers, strict=True)),
-        fixed=config,
     )
-    compiled = compile_case(case, dtype, target.capability, target.ptx_version)
+    compiled = compile_case(case, dtype, target.capability, target.ptx_version, config)
     metadata = compiled.metadata
     scratch = metadata.global_scratch_size + metadata.profile_scratch_size
     if scratch:

@@ -5,9 +5,9 @@ is the same for every clip, which the softmax over clips does not see; and its u
 the weights a sum to one. So the clips are only normalised, and two products of [clips, D] with [D, D] are replaced by
 two of [slots, D] with [D, D] per iteration.
 
-Two kernels: ``slot_attention_rows`` for fp16 and bf16 (tensor cores; the slots of one modality of one sample are the
-rows of a tile) and ``slot_attention_one_slot`` for fp32 (plain fp32 products; one slot per program, as the softmax runs
-over clips and slots do not meet), which takes the other types as well.
+Two kernels: ``slot_attention_rows`` for fp16 and bf16 (``rows.py``; tensor cores, the slots of one modality of one
+sample are the rows of a tile) and ``slot_attention_one_slot`` for fp32 (plain fp32 products; one slot per program, as
+the softmax runs over clips and slots do not meet), which takes the other types as well.
 """
 
 from collections.abc import Iterator
@@ -22,131 +22,12 @@ from torch import Tensor
 from img_deploy.kernels.aot import AotCase
 from img_deploy.kernels.launch import STORAGE_DTYPES, Shapes, check_inputs, padded
 from img_deploy.kernels.matvec import LOG2_E, in_chunks, load_weight, next_state, product
+from img_deploy.kernels.slot_attention.rows import EPS, slot_attention_rows
 from img_deploy.kernels.tiles import layer_norm, load_rows, load_vector, mask_scores
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
-EPS = tl.constexpr(1e-5)
-"""Of the three LayerNorms."""
 LARGEST_DIM = 128
 """Up to this size a weight fits the registers of one block."""
-
-
-@triton.jit
-def load_square(matrix_ptr, index, column, D: tl.constexpr):
-    """The ``index``-th [D, D] matrix of a row of them, padded to [BLOCK_D, BLOCK_D]."""
-    inside = (column < D)[:, None] & (column < D)[None, :]
-    return tl.load(matrix_ptr + index * D * D + column[:, None] * D + column[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def load_bias(bias_ptr, index, column, D: tl.constexpr):
-    return tl.load(bias_ptr + index * D + column, mask=column < D, other=0.0).to(tl.float32)[None, :]
-
-
-@triton.jit
-def times(tile, matrix):
-    """Tile [ROWS, D] times the transpose of a weight [D out, D in]: [ROWS, D] fp32."""
-    return tl.dot(tile, tl.trans(matrix))
-
-
-@triton.jit
-def attend_rows(
-    query, x_ptr, mask_ptr, norm_weight_ptr, norm_bias_ptr, length, column, D: tl.constexpr, BLOCK_L: tl.constexpr
-):
-    """Mean of the normalised clips x [length, D], weighted by softmax(query · clip) over the real ones. [ROWS, D]."""
-    top = tl.full([query.shape[0]], float("-inf"), tl.float32)
-    total = tl.zeros([query.shape[0]], tl.float32)
-    mean = tl.zeros(query.shape, tl.float32)
-    for first in range(0, length, BLOCK_L):
-        clip = first + tl.arange(0, BLOCK_L)
-        x = load_rows(x_ptr, clip, length, column, column < D, D).to(tl.float32)
-        x = layer_norm(x, norm_weight_ptr, norm_bias_ptr, column, column < D, D, EPS).to(query.dtype)
-        real = tl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
-        score = mask_scores(tl.dot(query, tl.trans(x)), real[None, :], (clip < length)[None, :])  # [ROWS, BLOCK_L]
-        new_top = tl.maximum(top, tl.max(score, axis=1))
-        share = tl.exp2(score - new_top[:, None])
-        kept = tl.exp2(top - new_top)
-        total = total * kept + tl.sum(share, axis=1)
-        mean = tl.dot(share.to(query.dtype), x, mean * kept[:, None])
-        top = new_top
-    return mean / total[:, None]
-
-
-@triton.jit(do_not_specialize=["batch", "length", "count"])
-def slot_attention_rows(
-    visual_ptr,  # [B, L, D]
-    audio_ptr,  # [B, L, D]
-    mask_ptr,  # [B, L] bool
-    slots_ptr,  # [2, B, K, D]
-    norm_input_weight_ptr,  # [2, D]; so are the next five
-    norm_input_bias_ptr,
-    norm_slots_weight_ptr,
-    norm_slots_bias_ptr,
-    norm_mlp_weight_ptr,
-    norm_mlp_bias_ptr,
-    qkv_weight_ptr,  # [2, 3D, D]
-    qkv_bias_ptr,  # [2, 3D]
-    gru_weight_ih_ptr,  # [2, 3D, D]
-    gru_weight_hh_ptr,  # [2, 3D, D]
-    gru_bias_ih_ptr,  # [2, 3D]
-    gru_bias_hh_ptr,  # [2, 3D]
-    mlp_weight_ptr,  # [2, 2, D, D]
-    mlp_bias_ptr,  # [2, 2, D]
-    batch,
-    length,
-    count,  # slots, K
-    out_ptr,  # [2, B, K, D]
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,  # power of two >= D
-    ITERATIONS: tl.constexpr,
-    ROWS: tl.constexpr,  # slots per program, at least what a tensor core takes
-    BLOCK_L: tl.constexpr,  # clips at a time
-):
-    dtype = out_ptr.dtype.element_ty
-    sample, modality = tl.program_id(0), tl.program_id(1)
-    column = tl.arange(0, BLOCK_D)
-    real = column < D
-    slot = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
-    own = ((modality * batch + sample) * count + slot).to(tl.int64)
-    inside = (slot < count)[:, None] & real[None, :]
-    x_ptr = tl.where(modality == 0, visual_ptr, audio_ptr) + sample.to(tl.int64) * length * D
-    mask_ptr += sample.to(tl.int64) * length
-    norms = modality * D
-    qkv_ptr, qkv_bias_ptr = qkv_weight_ptr + modality * 3 * D * D, qkv_bias_ptr + modality * 3 * D
-    ih_ptr, ih_bias_ptr = gru_weight_ih_ptr + modality * 3 * D * D, gru_bias_ih_ptr + modality * 3 * D
-    hh_ptr, hh_bias_ptr = gru_weight_hh_ptr + modality * 3 * D * D, gru_bias_hh_ptr + modality * 3 * D
-    mlp_ptr, mlp_bias_ptr = mlp_weight_ptr + modality * 2 * D * D, mlp_bias_ptr + modality * 2 * D
-
-    state = tl.load(slots_ptr + own[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    turn = 0
-    while turn < ITERATIONS:  # a ``for`` loop would have the compiler read all weights before it, and not fit
-        normed = layer_norm(state, norm_slots_weight_ptr + norms, norm_slots_bias_ptr + norms, column, real, D, EPS)
-        normed = normed.to(dtype)
-        query = times(normed, load_square(qkv_ptr, 0, column, D)) + load_bias(qkv_bias_ptr, 0, column, D)
-        folded = tl.dot(query.to(dtype), load_square(qkv_ptr, 1, column, D))
-        folded = (folded * (LOG2_E * D**-0.5)).to(dtype)  # scores in powers of two
-        mean = attend_rows(
-            *(folded, x_ptr, mask_ptr, norm_input_weight_ptr + norms, norm_input_bias_ptr + norms),
-            *(length, column, D, BLOCK_L),
-        ).to(dtype)
-        update = times(mean, load_square(qkv_ptr, 2, column, D)) + load_bias(qkv_bias_ptr, 2, column, D)
-        update, before = update.to(dtype), state.to(dtype)
-
-        r_sum, z_sum = tl.zeros_like(state), tl.zeros_like(state)
-        n_x, n_h = tl.zeros_like(state), tl.zeros_like(state)
-        for gate in range(3):  # r, z, n
-            n_x = times(update, load_square(ih_ptr, gate, column, D)) + load_bias(ih_bias_ptr, gate, column, D)
-            n_h = times(before, load_square(hh_ptr, gate, column, D)) + load_bias(hh_bias_ptr, gate, column, D)
-            r_sum = tl.where(gate == 0, n_x + n_h, r_sum)
-            z_sum = tl.where(gate == 1, n_x + n_h, z_sum)
-        state = next_state(state, r_sum, z_sum, n_x, n_h)
-
-        hidden = layer_norm(state, norm_mlp_weight_ptr + norms, norm_mlp_bias_ptr + norms, column, real, D, EPS)
-        hidden = times(hidden.to(dtype), load_square(mlp_ptr, 0, column, D)) + load_bias(mlp_bias_ptr, 0, column, D)
-        hidden = tl.maximum(hidden, 0.0).to(dtype)
-        state += times(hidden, load_square(mlp_ptr, 1, column, D)) + load_bias(mlp_bias_ptr, 1, column, D)
-        turn += 1
-    tl.store(out_ptr + own[:, None] * D + column[None, :], state.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -338,7 +219,7 @@ def tuning_calls() -> Iterator[TuningCall]:
 
 def _candidates(variant: str) -> tuple[LaunchConfig, ...]:
     if variant == "rows":
-        sizes = [{"ROWS": 16, "BLOCK_L": clips} for clips in (16, 32, 64)]
+        sizes = [{"ROWS": 16, "BLOCK_L": clips} for clips in (64, 128)]
     else:
         sizes = [{"BLOCK_L": clips, "BLOCK_K": columns} for clips in (16, 32) for columns in (8, 16, 32)]
-    return tuple(LaunchConfig(warps, 1, blocks) for warps in (4, 8, 16) for blocks in sizes)
+    return tuple(LaunchConfig(warps, 1, blocks) for warps in (4, 8) for blocks in sizes)

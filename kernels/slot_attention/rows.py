@@ -1,0 +1,215 @@
+"""Slot attention in 16 bits, on the tensor cores; in Gluon, Triton's language with explicit layouts.
+
+The slots of one modality of one sample are the rows of a tile [ROWS, D], and every product has that tile on its left:
+its sums take a few cycles, so what counts is how often threads wait for each other. The tile goes to the other threads
+through shared memory, one barrier each time; LayerNorms are computed on what comes back, where a warp has whole rows.
+Weights go from memory straight into the registers that multiply them. Clips are normalised once where all of them fit.
+"""
+
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+
+from img_deploy.kernels.matvec import LOG2_E
+from img_deploy.kernels.tiles import MASKED
+
+EPS = tl.constexpr(1e-5)
+"""Of the three LayerNorms."""
+
+
+@gluon.jit
+def _sigmoid(x):
+    root = gl.rsqrt(1 + gl.exp2(-LOG2_E * x))
+    return root * root
+
+
+@gluon.jit
+def _vector(base_ptr, column, D: tl.constexpr):
+    """[1, BLOCK_D] float32, 0 from D on."""
+    return gl.load(base_ptr + column, mask=column < D, other=0.0).to(gl.float32)[None, :]
+
+
+@gluon.jit
+def _layer_norm(tile, weight_ptr, bias_ptr, column, D: tl.constexpr):
+    """LayerNorm of each row, float32; 0 from column D on."""
+    mean = gl.sum(tile, axis=1) / D
+    centred = gl.where((column < D)[None, :], tile - mean[:, None], 0.0)
+    scale = gl.rsqrt(gl.sum(centred * centred, axis=1) / D + EPS)
+    return centred * scale[:, None] * _vector(weight_ptr, column, D) + _vector(bias_ptr, column, D)
+
+
+@gluon.jit
+def _normed(tile, shared, weight_ptr, bias_ptr, column, D: tl.constexpr, LEFT: tl.constexpr, PART: tl.constexpr):
+    """The same of a tile whose rows also lie in ``shared`` memory: a warp sums whole rows, and no thread waits."""
+    ROW: tl.constexpr = gl.SliceLayout(1, tile.type.layout)
+    sums = gl.zeros([tile.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
+    for part in gl.static_range(tile.shape[1] // PART):
+        sums += gl.sum(shared.slice(part * PART, PART, dim=1).load(LEFT), axis=1)
+    mean, squares = sums / D, gl.zeros([tile.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
+    for part in gl.static_range(tile.shape[1] // PART):
+        inner = part * PART + gl.arange(0, PART, gl.SliceLayout(0, LEFT))
+        centred = shared.slice(part * PART, PART, dim=1).load(LEFT) - mean[:, None]
+        centred = gl.where((inner < D)[None, :], centred, 0.0)
+        squares += gl.sum(centred * centred, axis=1)
+    scale = gl.convert_layout(gl.rsqrt(squares / D + EPS), ROW)
+    centred = gl.where((column < D)[None, :], tile - gl.convert_layout(mean, ROW)[:, None], 0.0)
+    return centred * scale[:, None] * _vector(weight_ptr, column, D) + _vector(bias_ptr, column, D)
+
+
+@gluon.jit
+def _times(shared, matrix_ptr, acc, D: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, PART: tl.constexpr):
+    """``acc`` plus the tile in ``shared`` memory times the transpose of a [D, D] matrix."""
+    outputs = gl.arange(0, acc.shape[1], gl.SliceLayout(0, RIGHT))
+    for part in gl.static_range(acc.shape[1] // PART):
+        inputs = part * PART + gl.arange(0, PART, gl.SliceLayout(1, RIGHT))
+        inside = (inputs < D)[:, None] & (outputs < D)[None, :]
+        weight = gl.load(matrix_ptr + outputs[None, :] * D + inputs[:, None], mask=inside, other=0.0)
+        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(weight.dtype)
+        acc = mma_v2(left, weight, acc)
+    return acc
+
+
+@gluon.jit
+def _normalise_clips(
+    x_ptr, weight_ptr, bias_ptr, first, length, clips, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr
+):
+    """Write ``BLOCK_L`` normalised clips to shared memory, zeros past the last."""
+    LANES: tl.constexpr = min(32, BLOCK_D // 8)  # threads of a row
+    ROWS: tl.constexpr = gl.BlockedLayout([1, 8], [32 // LANES, LANES], [gl.num_warps(), 1], [1, 0])
+    SOME: tl.constexpr = min(32, BLOCK_L)  # at a time: a LayerNorm holds them in registers
+    column = gl.arange(0, BLOCK_D, gl.SliceLayout(0, ROWS))
+    for part in gl.static_range(BLOCK_L // SOME):
+        clip = first + part * SOME + gl.arange(0, SOME, gl.SliceLayout(1, ROWS))
+        inside = (clip < length)[:, None] & (column < D)[None, :]
+        x = gl.load(x_ptr + clip[:, None] * D + column[None, :], mask=inside, other=0.0).to(gl.float32)
+        clips.slice(part * SOME, SOME).store(_layer_norm(x, weight_ptr, bias_ptr, column, D).to(clips.dtype))
+
+
+@gluon.jit(do_not_specialize=["batch", "length", "count"])
+def slot_attention_rows(
+    visual_ptr,  # [B, L, D]
+    audio_ptr,  # [B, L, D]
+    mask_ptr,  # [B, L] bool
+    slots_ptr,  # [2, B, K, D]
+    norm_input_weight_ptr,  # [2, D]; so are the next five
+    norm_input_bias_ptr,
+    norm_slots_weight_ptr,
+    norm_slots_bias_ptr,
+    norm_mlp_weight_ptr,
+    norm_mlp_bias_ptr,
+    qkv_weight_ptr,  # [2, 3D, D]
+    qkv_bias_ptr,  # [2, 3D]
+    gru_weight_ih_ptr,  # [2, 3D, D]
+    gru_weight_hh_ptr,  # [2, 3D, D]
+    gru_bias_ih_ptr,  # [2, 3D]
+    gru_bias_hh_ptr,  # [2, 3D]
+    mlp_weight_ptr,  # [2, 2, D, D]
+    mlp_bias_ptr,  # [2, 2, D]
+    batch,
+    length,
+    count,  # slots, K
+    out_ptr,  # [2, B, K, D]
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,  # power of two >= D
+    ITERATIONS: tl.constexpr,
+    ROWS: tl.constexpr,  # slots per program: 16, the rows of a product
+    BLOCK_L: tl.constexpr,  # clips at a time; where there are no more, they are normalised once
+):
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    TILE: tl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, gl.num_warps()], [16, 8])
+    # A thread takes 16 bytes of a row of a weight at once: any order of the sum will do that both factors have.
+    WIDE: tl.constexpr = min(8, BLOCK_D // 4)
+    LEFT: tl.constexpr = gl.DotOperandLayout(0, TILE, WIDE)
+    RIGHT: tl.constexpr = gl.DotOperandLayout(1, TILE, WIDE)
+    NEAR: tl.constexpr = gl.DotOperandLayout(0, TILE, 2)
+    FAR: tl.constexpr = gl.DotOperandLayout(1, TILE, 2)
+    PART: tl.constexpr = min(64, BLOCK_D)  # of the channels that a product sums over, as many at a time
+    SHARED: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_D // 8), [1, 0])
+    OF_CLIPS: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_L // 8), [1, 0])
+    sample, modality = gl.program_id(0), gl.program_id(1)
+    column = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE))
+    slot = gl.program_id(2) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, TILE))
+    own = ((modality * batch + sample) * count + slot).to(gl.int64)
+    inside = (slot < count)[:, None] & (column < D)[None, :]
+    x_ptr = visual_ptr if modality == 0 else audio_ptr
+    x_ptr += sample.to(gl.int64) * length * D
+    mask_ptr += sample.to(gl.int64) * length
+    norm_x_weight, norm_x_bias = norm_input_weight_ptr + modality * D, norm_input_bias_ptr + modality * D
+
+    # The keys' weight is no transpose: it goes through shared memory once and then stays in registers.
+    staged = gl.allocate_shared_memory(dtype, [BLOCK_D, BLOCK_D], SHARED)
+    ACROSS: tl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [gl.num_warps(), 1], [1, 0])
+    row, over = gl.arange(0, BLOCK_D, gl.SliceLayout(1, ACROSS)), gl.arange(0, BLOCK_D, gl.SliceLayout(0, ACROSS))
+    square = (row < D)[:, None] & (over < D)[None, :]
+    staged.store(
+        gl.load(qkv_weight_ptr + (modality * 3 + 1) * D * D + row[:, None] * D + over[None, :], mask=square, other=0.0)
+    )
+    keys = staged.load(FAR)
+
+    clips = gl.allocate_shared_memory(dtype, [BLOCK_L, BLOCK_D], SHARED)
+    even = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
+    odd = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
+    if length <= BLOCK_L:
+        _normalise_clips(x_ptr, norm_x_weight, norm_x_bias, 0, length, clips, D, BLOCK_D, BLOCK_L)
+    none = gl.zeros([ROWS, BLOCK_D], gl.float32, TILE)
+    state = gl.load(slots_ptr + own[:, None] * D + column[None, :], mask=inside, other=0.0).to(gl.float32)
+    turn = 0
+    while turn < ITERATIONS:
+        # The same in every turn, which the compiler cannot see: it would hold all addresses in registers, and spill.
+        which = gl.where(length + turn >= 0, modality, 0)
+        norm_slots_weight, norm_slots_bias = norm_slots_weight_ptr + which * D, norm_slots_bias_ptr + which * D
+        norm_mlp_weight, norm_mlp_bias = norm_mlp_weight_ptr + which * D, norm_mlp_bias_ptr + which * D
+        three, two = which * 3 * D, which * 2 * D
+        qkv, qkv_bias = qkv_weight_ptr + three * D, qkv_bias_ptr + three
+        ih, ih_bias = gru_weight_ih_ptr + three * D, gru_bias_ih_ptr + three
+        hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
+        mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
+
+        whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
+        even.store(_normed(state, whole, norm_slots_weight, norm_slots_bias, column, D, LEFT, PART).to(dtype))
+        r = _times(whole, hh, none, D, LEFT, RIGHT, PART) + _vector(hh_bias, column, D)
+        z = _times(whole, hh + D * D, none, D, LEFT, RIGHT, PART) + _vector(hh_bias + D, column, D)
+        n_h = _times(whole, hh + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(hh_bias + 2 * D, column, D)
+        query = _times(even, qkv, none, D, LEFT, RIGHT, PART) + _vector(qkv_bias, column, D)
+        odd.store(query.to(dtype))
+        folded = mma_v2(odd.load(NEAR), keys, none) * (LOG2_E * D**-0.5)  # scores in powers of two
+        even.store(folded.to(dtype))
+
+        top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
+        total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, TILE))
+        mean = none
+        for first in range(0, length, BLOCK_L):
+            if length > BLOCK_L:
+                _normalise_clips(x_ptr, norm_x_weight, norm_x_bias, first, length, clips, D, BLOCK_D, BLOCK_L)
+            clip = first + gl.arange(0, BLOCK_L, gl.SliceLayout(0, TILE))
+            real = gl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
+            score = gl.zeros([ROWS, BLOCK_L], gl.float32, TILE)
+            for part in gl.static_range(BLOCK_D // PART):
+                right = clips.slice(part * PART, PART, dim=1).permute([1, 0]).load(FAR)
+                score = mma_v2(even.slice(part * PART, PART, dim=1).load(NEAR), right, score)
+            score = gl.where((clip < length)[None, :], gl.where(real[None, :], score, MASKED), float("-inf"))
+            new_top = gl.maximum(top, gl.max(score, axis=1))
+            kept = gl.exp2(top - new_top)
+            share = gl.exp2(score - new_top[:, None]).to(dtype)
+            share = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_L], OF_CLIPS, share).load(NEAR)
+            added = gl.convert_layout(gl.sum(share.to(gl.float32), axis=1), gl.SliceLayout(1, TILE))
+            total = total * kept + added
+            mean = mma_v2(share, clips.load(FAR), mean * kept[:, None])
+            top = new_top
+        odd.store((mean / total[:, None]).to(dtype))
+        update = _times(odd, qkv + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(qkv_bias + 2 * D, column, D)
+        even.store(update.to(dtype))
+        r = _times(even, ih, r, D, LEFT, RIGHT, PART) + _vector(ih_bias, column, D)
+        z = _times(even, ih + D * D, z, D, LEFT, RIGHT, PART) + _vector(ih_bias + D, column, D)
+        n_x = _times(even, ih + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(ih_bias + 2 * D, column, D)
+        candidate = 2 * _sigmoid(2 * (n_x + _sigmoid(r) * n_h)) - 1  # tanh
+        state = candidate + _sigmoid(z) * (state - candidate)
+
+        whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
+        odd.store(_normed(state, whole, norm_mlp_weight, norm_mlp_bias, column, D, LEFT, PART).to(dtype))
+        hidden = _times(odd, mlp, none, D, LEFT, RIGHT, PART) + _vector(mlp_bias, column, D)
+        even.store(gl.maximum(hidden, 0.0).to(dtype))
+        state += _times(even, mlp + D * D, none, D, LEFT, RIGHT, PART) + _vector(mlp_bias + D, column, D)
+        turn += 1
+    gl.store(out_ptr + own[:, None] * D + column[None, :], state.to(dtype), mask=inside)
