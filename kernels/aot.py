@@ -24,7 +24,7 @@ CAPABILITIES = (80, 86, 89, 90, 100, 120)
 HEADER = ("op", "variant", "sizes", "dtype", "sm", "warps", "regs", "spill B", "shared", "barriers", "PTX", "scratch")
 SHARED_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Shared memory one block may have, bytes, by compute capability (CUDA programming guide, technical specifications)."""
-WRITTEN_FOR = {80: 80, 86: 80, 89: 80, 90: 90, 100: 100, 120: 100}
+WRITTEN_FOR = {86: 80, 89: 80}
 """Compute capability -> the one whose PTX Triton writes for it too, but for the line that names the target."""
 
 
@@ -126,7 +126,7 @@ def compile_case(
 
 def resources(case: AotCase, dtype: str, capability: int) -> Resources:
     """Compile and read what the kernel uses, from its machine code (``cuobjdump --dump-resource-usage``)."""
-    written_for = WRITTEN_FOR[capability]
+    written_for = WRITTEN_FOR.get(capability, capability)
     compiled = compile_case(case, dtype, written_for, config=case.config(dtype, capability))
     cubin = compiled.asm["cubin"]
     if written_for != capability:
