@@ -63,7 +63,7 @@ def gru_batch_tile(
     H: tl.constexpr,
     BLOCK_H: tl.constexpr,  # power of two >= H, 16 for each warp
     BLOCK_B: tl.constexpr,  # samples per program: 4, or 8 as a product has columns
-    AHEAD: tl.constexpr,  # steps between the load of the input's gates and their use; even
+    AHEAD: tl.constexpr,  # steps for which the input's gates are in registers, the present one among them; even
 ):
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     PRODUCT: tl.constexpr = gl.NVMMADistributedLayout([2, 0], [gl.num_warps(), 1], [16, 8])
@@ -108,14 +108,13 @@ def gru_batch_tile(
     target = first_out + (begin - advance) * stride
 
     gates = ()
-    for j in gl.static_range(AHEAD):
+    for j in gl.static_range(AHEAD - 1):
         gates = gates + (_load_gates(gate + j * advance * 6 * H, unit, j < own, H),)  # noqa: RUF005
     # Two buffers take the state in turn: each step then needs one barrier, between writing and reading its own.
     even = gl.allocate_shared_memory(dtype, [BLOCK_H, 8], SHARED)
     odd = gl.allocate_shared_memory(dtype, [BLOCK_H, 8], SHARED)
     step = 0
     while step < steps:
-        later = ()
         for j in gl.static_range(AHEAD):
             rounded = state.to(dtype)
             buffer = even if j % 2 == 0 else odd
@@ -128,10 +127,9 @@ def gru_batch_tile(
             here = is_unit[:, None] & ((past >= 0) & (past < own))[None, :]
             gl.store(target[None, :] + unit[:, None], rounded, mask=here)
             target += advance * stride
+            later = step + (j + AHEAD - 1)
+            gates = gates + (_load_gates(gate + later * advance * 6 * H, unit, later < own, H),)  # noqa: RUF005
             r_x, z_x, n_x = gates[j]
-            later = later + (  # noqa: RUF005
-                _load_gates(gate + (step + j + AHEAD) * advance * 6 * H, unit, step + j + AHEAD < own, H),
-            )
             r, z, n = r_x.to(gl.float32) + bias_r, z_x.to(gl.float32) + bias_z, bias_n
             for k in gl.static_range(PARTS):
                 r += _samples(mma_v2(weight_r[k], halves[k], none), BLOCK_B)
@@ -139,7 +137,7 @@ def gru_batch_tile(
                 z += _samples(mma_v2(weight_z[k], halves[k], none), BLOCK_B)
             candidate = _tanh(n_x.to(gl.float32) + input_bias_n + _sigmoid(r) * n)
             state = candidate + _sigmoid(z) * (state - candidate)
-        gates = later
+        gates = gates[AHEAD:]
         step += AHEAD
     last = is_unit[:, None] & ((own > 0) & (step <= own))[None, :]
     gl.store(target[None, :] + unit[:, None], state.to(dtype), mask=last)
