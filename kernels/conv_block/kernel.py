@@ -36,6 +36,7 @@ def conv_block_kernel(
 ):
     REACH: tl.constexpr = TAPS // 2
     HALO: tl.constexpr = LAYERS * REACH
+    EAGER: tl.constexpr = ROWS <= 32
     storage = x_ptr.dtype.element_ty
     sample = tl.program_id(0).to(tl.int64)
     # A program computes the rows first..end, and HALO more on either side, of which each layer spoils REACH.
@@ -56,17 +57,19 @@ def conv_block_kernel(
     for layer in range(LAYERS):
         normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
         normed = tl.where(keep[:, None], normed, 0.0).to(storage)
-        taps = ()  # read before what they are needed for: they lie scattered, and each read takes long
-        for tap in tl.static_range(TAPS):
-            weight_ptr = depthwise_weight_ptr + layer * DIM * TAPS + tap
-            taps = taps + (tl.load(weight_ptr + channel * TAPS, mask=real, other=0.0),)  # noqa: RUF005
+        # Weights of taps lie scattered, and each read takes long: all at once, where they fit the registers.
+        taps, taps_ptr = (), depthwise_weight_ptr + layer * DIM * TAPS + channel * TAPS
+        if EAGER:
+            for tap in tl.static_range(TAPS):
+                taps = taps + (tl.load(taps_ptr + tap, mask=real, other=0.0),)  # noqa: RUF005
         mixed = tl.zeros([ROWS, WIDTH], tl.float32)
         for tap in tl.static_range(TAPS):
             source = index + tap - REACH
             present = (source >= 0) & (source < ROWS)
             source = tl.broadcast_to(tl.where(present, source, 0)[:, None], [ROWS, WIDTH])
             shifted = tl.where(present[:, None], tl.gather(normed, source, 0).to(tl.float32), 0.0)
-            mixed += shifted * taps[tap].to(tl.float32)[None, :]
+            weight = taps[tap] if EAGER else tl.load(taps_ptr + tap, mask=real, other=0.0)
+            mixed += shifted * weight.to(tl.float32)[None, :]
         hidden = spread(load_vector(pointwise_bias_ptr + layer * DIM, channel, real), ROWS)
         hidden = linear(hidden, mixed.to(storage), pointwise_weight_ptr + layer * DIM * DIM, DIM, DIM, 1, WIDTH, CHUNK)
         x += tl.maximum(hidden, 0.0)
