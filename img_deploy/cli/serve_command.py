@@ -60,8 +60,8 @@ def serve(
 ) -> None:
     """Answer over HTTP: moments of sentences in videos, under /v1, and a page to try it at /.
 
-    Requests that come together are computed together; no answer depends on its company. Listens on this machine alone
-    unless told otherwise. Stops on SIGTERM or Ctrl-C once what was begun is answered.
+    Requests that come together are computed together; an answer is the same whatever others ask. Listens on this
+    machine alone unless told otherwise. Stops on SIGTERM or Ctrl-C once what was begun is answered.
 
     Exit code 0: stopped; 1: the backend or the address does not work; 2: wrong input.
     """
