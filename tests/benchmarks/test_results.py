@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from img_deploy.benchmarks import cpu, host, serve_page, training_step
+from img_deploy.benchmarks import cpu, host, library, serve_page, training_step
 from img_deploy.benchmarks.on_gpu.pages import page as gpu_page
 from img_deploy.benchmarks.on_gpu.record import Results
 from img_deploy.benchmarks.page import json_text
@@ -15,7 +15,13 @@ RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("cpu", cpu.page), ("host", host.page), ("serve", serve_page.page), ("training_step", training_step.page)],
+    [
+        ("cpu", cpu.page),
+        ("host", host.page),
+        ("library", library.page),
+        ("serve", serve_page.page),
+        ("training_step", training_step.page),
+    ],
 )
 def test_a_published_page_is_that_of_its_figures(name, page):
     """A figure would stand on a page that nobody measured, or be another one than in the file beside it."""
