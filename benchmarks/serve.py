@@ -30,7 +30,7 @@ from img_deploy.runtime.inputs import InputRules, input_rules
 
 COMMAND = "python -m img_deploy.benchmarks.serve"
 VIDEOS, WORDS, SENTENCES = 16, 8, 64
-ONE_AT_A_TIME = ("--batch-size", "1", "--window-ms", "0")
+ONE_AT_A_TIME = ("--batch-size", "1", "--window-ms", "0", "--threads", "1")
 SMALL_CLIPS = 16
 KINDS = 400
 """Different requests among the mixed ones."""
@@ -64,7 +64,7 @@ def speed(bundle: Path, place: Path, clips: int, options: Options) -> Document:
     rules = input_rules(Bundle.open(bundle))
     features, ask = drawn_folder(place / f"of_{clips}", rules, [clips] * VIDEOS), questions(rules)
     threads = () if options.threads is None else ("--threads", str(options.threads))
-    with server(bundle, features, *threads) as many, server(bundle, features, *threads, *ONE_AT_A_TIME) as one:
+    with server(bundle, features, *threads) as many, server(bundle, features, *ONE_AT_A_TIME) as one:
         for each in (many, one):  # every video is encoded, and every size of batch was run, before anything is timed
             each.measured(lambda to: clients(to, ask, CLIENTS, 600, 8 * CLIENTS))
         rounds = [

@@ -39,7 +39,8 @@ def serve(
         str, typer.Option(help="auto (the fastest that works here), or one that `doctor` lists.")
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads of each worker. Default: the backend's choice.")
+        int | None,
+        typer.Option(min=1, max=1024, help="CPU threads of each worker, a batch on each. Default: one per core."),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that answer. More than one take uploads into an index alone.")

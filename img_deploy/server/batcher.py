@@ -1,4 +1,4 @@
-"""Items of different requests computed together: one queue per stage, one worker thread.
+"""Items of different requests computed together: one queue per stage, a batch at a time in each of some threads.
 
 An item never changes its result for its neighbours, so requests of strangers may share a batch. Nothing here knows
 HTTP or networks.
@@ -28,7 +28,7 @@ class Stage:
     """One kind of work.
 
     Args:
-        run: items of one key -> a result each, in order; runs in the worker thread.
+        run: items of one key -> a result each, in order; runs in a worker thread, beside those of other batches.
         length: how long an item is; a batch holds items of similar length.
     """
 
@@ -50,13 +50,14 @@ class _Item:
 class Batcher:
     """Runs items of the same stage and key, of similar length, in one batch.
 
-    Items of requests that begin within ``window`` seconds of the first, or that come while another batch is computed,
-    run together. Start it inside a running event loop, and use it from there alone.
+    Items of requests that begin within ``window`` seconds of the first, or that come while all threads compute other
+    batches, run together. Start it inside a running event loop, and use it from there alone.
 
     Args:
         stages: by name.
         batch_size: most items of a batch.
         most_requests: see :meth:`admitted`.
+        threads: batches at once.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batcher:
         window: float,
         most_requests: int,
         heard: Heard = lambda *_: None,
+        threads: int = 1,
     ) -> None:
         self.stages, self.batch_size, self.window, self.most_requests = stages, batch_size, window, most_requests
         self.requests = 0
@@ -73,7 +75,7 @@ class Batcher:
         self._heard = heard
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in stages}
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "batches")
+        self._threads, self._free = ThreadPoolExecutor(threads, "batches"), asyncio.Semaphore(threads)
         self._task: asyncio.Task | None = None
 
     @property
@@ -120,23 +122,27 @@ class Batcher:
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Drop what waits, and end once the batch at work is done."""
+        """Drop what waits, and end once the batches at work are done."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for queue in self._queues.values():
             for item in queue:
                 item.future.cancel()
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _work(self) -> None:
-        while True:
-            await self._arrived.wait()
-            due = min((queue[0].due for queue in self._queues.values() if queue), default=0.0)
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self._arrived.clear()
-            while (found := self._next()) is not None:
-                await self._compute(*found)
+        async with asyncio.TaskGroup() as at_work:
+            while True:
+                await self._arrived.wait()
+                due = min((queue[0].due for queue in self._queues.values() if queue), default=0.0)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                self._arrived.clear()
+                await self._free.acquire()
+                while (found := self._next()) is not None:
+                    at_work.create_task(self._compute(*found))
+                    await self._free.acquire()
+                self._free.release()
 
     def _next(self) -> tuple[str, list[_Item]] | None:
         """The batch of the item that has waited longest: those of its key and of similar length."""
@@ -162,7 +168,7 @@ class Batcher:
         begun = time.monotonic()
         run, contents = self.stages[name].run, [item.content for item in batch]
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, run, contents, batch[0].key)
+            results = await asyncio.get_running_loop().run_in_executor(self._threads, run, contents, batch[0].key)
         except asyncio.CancelledError:
             for item in batch:
                 item.future.cancel()
@@ -172,6 +178,8 @@ class Batcher:
                 if not item.future.done():
                     item.future.set_exception(error)
             return
+        finally:
+            self._free.release()
         self._heard(name, len(batch), time.monotonic() - begun)
         for item, result in zip(batch, results, strict=True):
             if not item.future.done():

@@ -11,6 +11,7 @@ import uvicorn
 from img_deploy.durations import read_durations
 from img_deploy.errors import InputError
 from img_deploy.features.folders import FeatureFolder, open_folder
+from img_deploy.hardware import usable_cpus
 from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.server.app import make_app
@@ -75,7 +76,9 @@ def application_of(settings: ServerSettings) -> Any:
     """The application that settings describe, opened but not yet warm. Raises InputError, BackendError."""
     if settings.index is not None and settings.features is not None:
         raise InputError("--index and --features: got both, expected one of them")
-    predictor = load_bundle(settings.bundle, settings.backend, settings.threads)
+    # A core gains more by a batch of its own than by a share of another's; a GPU takes one at a time.
+    predictor = load_bundle(settings.bundle, settings.backend, threads=1)
+    batches = (settings.threads or usable_cpus()) if predictor.choice.backend.device == "cpu" else 1
     shared = settings.workers == 1  # workers share no memory: uploads need an index that all of them see
     shelf = Shelf(
         predictor,
@@ -87,7 +90,14 @@ def application_of(settings: ServerSettings) -> Any:
     )
     metrics = Metrics()
     search = Search(
-        predictor, shelf, settings.batch_size, settings.window, settings.most_requests, settings.timeout, metrics.batch
+        predictor,
+        shelf,
+        settings.batch_size,
+        settings.window,
+        settings.most_requests,
+        settings.timeout,
+        metrics.batch,
+        batches,
     )
     media = None if settings.media is None else Media.in_folder(settings.media)
     hosts = LOOPBACK | {settings.host} if settings.on_loopback else None

@@ -61,9 +61,10 @@ class Search:
         most_requests: int,
         timeout: float,
         heard: Heard = lambda *_: None,
+        threads: int = 1,
     ) -> None:
         self.predictor, self.shelf, self.timeout = predictor, shelf, timeout
-        self.batcher = Batcher(stages(predictor, batch_size), batch_size, window, most_requests, heard)
+        self.batcher = Batcher(stages(predictor, batch_size), batch_size, window, most_requests, heard, threads)
         self.ready = False
         """Whether it is warm."""
 

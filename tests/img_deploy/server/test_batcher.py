@@ -26,8 +26,8 @@ def with_batcher(body, run=lambda items, key: [(one, key) for one in items], len
     return asyncio.run(all_of_it())
 
 
-@given(st.lists(st.tuples(st.text(max_size=40), st.integers(0, 2)), max_size=60), st.integers(1, 8))
-def test_every_item_gets_its_own_result(items, batch_size):
+@given(st.lists(st.tuples(st.text(max_size=40), st.integers(0, 2)), max_size=60), st.integers(1, 8), st.integers(1, 3))
+def test_every_item_gets_its_own_result(items, batch_size, threads):
     """An answer would go to somebody else."""
     batches = []
 
@@ -39,7 +39,7 @@ def test_every_item_gets_its_own_result(items, batch_size):
         results = await asyncio.gather(*(batcher.run("work", [content], key) for content, key in items))
         return [one for [one] in results]
 
-    assert with_batcher(body, run, batch_size=batch_size, window=0) == items
+    assert with_batcher(body, run, batch_size=batch_size, window=0, threads=threads) == items
     for contents, _ in batches:
         assert len(contents) <= batch_size
         assert max(map(len, contents)) <= 4 * max(1, min(map(len, contents)))
@@ -54,6 +54,20 @@ def test_items_that_come_together_run_together():
 
     with_batcher(body, heard=lambda stage, items, _: sizes.append((stage, items)))
     assert sizes == [("work", 4), ("work", 4)]
+
+
+def test_each_thread_has_a_batch_of_its_own():
+    """One core would compute, and the others wait for it."""
+    both = threading.Barrier(2, timeout=10)
+
+    def run(contents, key):
+        both.wait()
+        return [(one, key) for one in contents]
+
+    async def body(batcher):
+        return await asyncio.gather(batcher.run("work", ["a"], 1), batcher.run("work", ["b"], 2))
+
+    assert with_batcher(body, run, threads=2) == [[("a", 1)], [("b", 2)]]
 
 
 def test_a_request_waits_for_others_once():
