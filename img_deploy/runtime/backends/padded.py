@@ -56,7 +56,7 @@ def run_padded(
         outputs = run()
         return {tensor.name: _real(outputs[tensor.name], shape_of(tensor, own)) for tensor in spec.outputs}
 
-    return joined((in_parts or parts_of(ladders.most("batch")))(sizes["batch"], part))
+    return _joined((in_parts or parts_of(ladders.most("batch")))(sizes["batch"], part))
 
 
 def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
@@ -100,7 +100,7 @@ def _real(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values[tuple(slice(size) for size in shape)].copy()
 
 
-def joined(parts: list[Outputs]) -> Outputs:
+def _joined(parts: list[Outputs]) -> Outputs:
     """Outputs of consecutive parts of a batch as those of the batch."""
     if len(parts) == 1:
         return parts[0]

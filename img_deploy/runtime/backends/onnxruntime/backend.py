@@ -1,8 +1,7 @@
 """ONNX Runtime on the bundle's ONNX files, on the CPU."""
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from importlib.util import find_spec
-from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from img_deploy.hardware import usable_cpus, version_of, why_no_gpu
 from img_deploy.kernels.dtypes import named
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.lifetime import NativeBackend
-from img_deploy.runtime.backends.padded import joined
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -75,41 +73,19 @@ def open_backend(device: str, bundle: "Bundle", threads: int | None) -> "OrtBack
 
 
 class OrtBackend(NativeBackend):
-    """A graph's sessions are made when it is first run.
-
-    A batch is cut into one part for each thread: threads that share one sample's products wait for each other at every
-    node, and gain little. A single sample is computed by all of them.
-    """
+    """One session per graph, made when the graph is first run."""
 
     name = "onnxruntime"
 
     def __init__(self, bundle: "Bundle", device: str = "cpu", threads: int | None = None) -> None:
         super().__init__()
         self.device, self.precision = device, bundle.manifest.precision
-        self._bundle, self._threads = bundle, threads or usable_cpus()
-        self._sessions: dict[tuple[str, int], onnxruntime.InferenceSession] = {}
+        self._bundle, self._threads = bundle, threads
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
-        self._pool = ThreadPoolExecutor(self._threads, "img-deploy-onnxruntime")
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
-        samples = len(next(iter(feeds.values())))
-        if self._threads == 1 or samples == 1:
-            return self._computed(self.session(graph), graph, feeds)
-        session, cuts = (
-            self.session(graph, threads=1),
-            np.linspace(0, samples, min(samples, self._threads) + 1, dtype=int),
-        )
-        parts = [{name: values[start:stop] for name, values in feeds.items()} for start, stop in pairwise(cuts)]
-        try:
-            others = [self._pool.submit(self._computed, session, graph, part) for part in parts[1:]]
-        except RuntimeError:
-            self.check_open()  # closed by another thread meanwhile
-            raise
-        first = self._computed(session, graph, parts[0])
-        return joined([first, *(other.result() for other in others)])
-
-    @staticmethod
-    def _computed(session: "onnxruntime.InferenceSession", graph: str, feeds: Feeds) -> Outputs:
+        session = self.session(graph)
         inputs: dict[str, np.ndarray] = {
             # A graph need not use everything (an ablation without sound has no use for it).
             node.name: np.ascontiguousarray(feeds[node.name], named("onnxruntime", node.type).torch)
@@ -121,27 +97,26 @@ class OrtBackend(NativeBackend):
         except Exception as error:  # its errors have no common class of their own
             raise BackendError(f"backend onnxruntime: {graph} failed ({one_line(error, 200)})") from None
 
-    def session(self, graph: str, threads: int | None = None) -> "onnxruntime.InferenceSession":
-        """The session of a graph on so many threads (default: all), made once. Raises BackendError, BundleError."""
+    def session(self, graph: str) -> "onnxruntime.InferenceSession":
+        """The session of a graph, made once. Raises BackendError, BundleError."""
         self.check_open()
-        key = graph, threads or self._threads
-        session = self._sessions.get(key)
+        session = self._sessions.get(graph)
         if session is None:
             with self._lock:
                 self.check_open()
-                session = self._sessions.get(key)
+                session = self._sessions.get(graph)
                 if session is None:
-                    session = self._sessions[key] = self._load(*key)
+                    session = self._sessions[graph] = self._load(graph)
         return session
 
-    def _load(self, graph: str, threads: int) -> "onnxruntime.InferenceSession":
+    def _load(self, graph: str) -> "onnxruntime.InferenceSession":
         import onnxruntime
 
         path = self._bundle.graph(graph)
         asked = self.providers(graph)
         wanted = asked[0] if isinstance(asked[0], str) else asked[0][0]
         try:
-            session = onnxruntime.InferenceSession(str(path), self._options(threads), providers=asked)
+            session = onnxruntime.InferenceSession(str(path), self._options, providers=asked)
         except Exception as error:  # its errors have no common class of their own
             raise BackendError(f"backend onnxruntime: {path} does not load ({one_line(error, 200)})") from None
         if wanted not in session.get_providers():
@@ -152,20 +127,19 @@ class OrtBackend(NativeBackend):
         """Execution providers of a graph's session, the one it has to run on first, with their options."""
         return [CPU]
 
-    @staticmethod
-    def _options(threads: int) -> "onnxruntime.SessionOptions":
+    @cached_property
+    def _options(self) -> "onnxruntime.SessionOptions":
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # errors; they are raised as well
-        options.intra_op_num_threads = threads
-        # Sessions with a thread pool each: idle ones must not burn the cores of the one that runs.
+        options.intra_op_num_threads = self._threads or usable_cpus()
+        # Four sessions with a thread pool each: idle ones must not burn the cores of the one that runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
     def _release(self) -> None:
-        self._pool.shutdown()
         with self._lock:
             self._sessions.clear()

@@ -132,14 +132,14 @@ class OrtGpuBackend(OrtBackend):
             self._bound[spec.name] = GraphCache(bind, MOST_BUCKETS)
         return self._bound[spec.name]
 
-    def _load(self, graph: str, threads: int) -> "onnxruntime.InferenceSession":
+    def _load(self, graph: str) -> "onnxruntime.InferenceSession":
         try:
-            return super()._load(graph, threads)
+            return super()._load(graph)
         except BackendError as error:
             if not self._graphs[graph]:
                 raise
             self._note(graph, error)
-            return super()._load(graph, threads)
+            return super()._load(graph)
 
     def _do_without_graphs(self, graph: str, error: Exception) -> None:
         """Forget a session that cannot be captured; the next one is made without CUDA graphs."""
@@ -147,7 +147,7 @@ class OrtGpuBackend(OrtBackend):
         if graph in self._bound:
             self._bound.pop(graph).clear()
         with self._lock:
-            self._sessions.pop((graph, self._threads), None)
+            self._sessions.pop(graph, None)
 
     def _note(self, graph: str, error: Exception) -> None:
         self._graphs[graph] = False
