@@ -136,8 +136,8 @@ class OrtBackend(NativeBackend):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # errors; they are raised as well
         options.intra_op_num_threads = self._threads or usable_cpus()
-        # Four sessions with a thread pool each: idle ones must not burn the cores of the one that runs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A thread pool for each session: it spins while it runs, and an idle one must not burn the others' cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
     def _release(self) -> None:
