@@ -1,9 +1,13 @@
 """Where the work of a run is done: in this process, or by the workers of a Ray cluster."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import local
 from typing import Protocol, TypeVar
 
 from img_deploy.errors import InputError
+from img_deploy.hardware import usable_cpus
 from img_deploy.runtime.backends.choose import choose
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.inputs import InputRules
@@ -44,10 +48,11 @@ class Workers(Protocol):
 
 
 class ThisProcess:
-    """One predictor, item by item."""
+    """One predictor, and some threads that take an item each. A backend of one thread leaves the others to them."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, threads: int = 1) -> None:
         self.predictor, self.bundle, self.rules = predictor, predictor.bundle, predictor.rules
+        self._threads = threads
 
     def __str__(self) -> str:
         return str(self.predictor.choice)
@@ -59,9 +64,26 @@ class ThisProcess:
     def map(
         self, make: Callable[[Predictor], Work[Item, Result]], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result]]:
-        work = make(self.predictor)
-        for item in items:
-            yield item, work(item)
+        own = local()
+
+        def do(item: Item) -> Result:
+            if not hasattr(own, "work"):
+                own.work = make(self.predictor)
+            done: Result = own.work(item)
+            return done
+
+        given: deque[tuple[Item, Future[Result]]] = deque()
+        pool = ThreadPoolExecutor(self._threads, "img-deploy")
+        try:
+            for item in items:
+                given.append((item, pool.submit(do, item)))
+                if len(given) >= 2 * self._threads - 1:  # of one thread none ahead, of more no thread waits
+                    first, result = given.popleft()
+                    yield first, result.result()
+            for item, result in given:
+                yield item, result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def notes(self) -> dict[str, str]:
         return dict(self.predictor.choice.backend.notes())
@@ -78,7 +100,9 @@ def open_workers(
     """The workers that are asked for.
 
     Args:
-        backend, threads: as for :func:`~img_deploy.runtime.backends.choose.choose`; threads are those of each worker.
+        backend: as for :func:`~img_deploy.runtime.backends.choose.choose`.
+        threads: of the CPU, of each worker; None for all of this process, one for each worker of a cluster. In this
+            process each takes a batch of its own, which is faster than a share of one.
         count: workers of a cluster; None for as many as it has room for.
 
     Raises:
@@ -91,4 +115,5 @@ def open_workers(
         return RayWorkers(bundle, rules, backend, threads, count)
     if count is not None:
         raise InputError("--workers: is for --engine ray; drop it, or add that")
-    return ThisProcess(Predictor(bundle, rules, choose(bundle, backend, threads)))
+    predictor = Predictor(bundle, rules, choose(bundle, backend, threads=1))
+    return ThisProcess(predictor, (threads or usable_cpus()) if predictor.choice.backend.device == "cpu" else 1)

@@ -31,10 +31,10 @@ def folder(features, predictor):
     return open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
 
 
-def ask(predictor, folder, plan, batch_size=16, done=frozenset(), listener=None):
+def ask(predictor, folder, plan, batch_size=16, done=frozenset(), listener=None, threads=1):
     """Answers to a plan, two seconds a clip."""
     request = Request(folder.path, clip_seconds=2.0, options=AskOptions(batch_size=batch_size))
-    return Session(request, folder, plan, {}, ThisProcess(predictor)).answers(done, listener)
+    return Session(request, folder, plan, {}, ThisProcess(predictor, threads)).answers(done, listener)
 
 
 class Ears(Listener):
@@ -86,6 +86,14 @@ def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch):
     plan = Plan(tuple(folder.videos()), QUERIES)
     assert len(rows(ask(predictor, folder, plan, 3))) == 3 * len(plan.videos)
     assert sorted(loads) == sorted(encoded) == sorted(plan.videos)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_answers_of_several_threads_are_those_of_one(predictor, folder, threads):
+    """Rows would come in another order, or of another video's clips, where threads share what one of them holds."""
+    plan = Plan(tuple(folder.videos()), QUERIES)
+    found = ask(predictor, folder, plan, batch_size=2, threads=threads)
+    assert rows(found) == rows(ask(predictor, folder, plan, batch_size=2))
 
 
 def test_each_shared_query_is_encoded_once(predictor, folder, monkeypatch):
