@@ -7,6 +7,7 @@ them, so that another network never takes them for its own.
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,11 @@ def lance_module() -> Any:
     return lance
 
 
+def why(error: Exception) -> str:
+    """What Lance says, without the place in its source."""
+    return one_line(re.sub(r", \S+\.rs:\d+:\d+", "", str(error)), 160)
+
+
 def is_index(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of an index, or of another Lance dataset. Needs no Lance for a local one."""
     text = plain(path)
@@ -126,10 +132,12 @@ class VideoIndex(TextFolder):
             InputError: no index, damaged, newer than this program, or made by another network than the bundle's.
         """
         place = plain(path)
+        if not is_remote(place) and not is_index(place):
+            raise InputError(f"{place}: got no index, expected one; `img-deploy index FEATURES --out INDEX` makes it")
         try:
             dataset = lance_module().dataset(place)
         except (ValueError, OSError) as error:
-            raise InputError(f"{place}: cannot be opened as an index ({one_line(error, 160)})") from None
+            raise InputError(f"{place}: cannot be opened as an index ({why(error)})") from None
         facts = _facts(dataset, place)
         if facts.network != bundle.identity:
             raise InputError(

@@ -30,6 +30,7 @@ from img_deploy.runtime.index import (
     lance_module,
     schema_of,
     table_of,
+    why,
 )
 from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
 from img_deploy.runtime.request import Listener
@@ -131,7 +132,10 @@ def _opened(path: str, bundle: Bundle, store: Store | None) -> VideoIndex:
     if not is_remote(path) and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
         raise InputError(f"{path}: holds something that is no index; give another path")
     facts = facts_of(bundle, store or "fp32")
-    lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
+    try:
+        lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: no index can be made there ({why(error)})") from None
     return VideoIndex.open(path, bundle)
 
 

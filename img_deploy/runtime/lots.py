@@ -1,8 +1,11 @@
 """The answers of some pairs at a time: what one worker does of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from threading import Lock
+from typing import Generic, TypeVar
 
 from img_deploy.errors import FeatureError, ImgDeployError, QueryError
 from img_deploy.features.prepare import VideoFeatures
@@ -16,6 +19,8 @@ LOT = 4
 """Batches of pairs whose answers are given out together: about a second of work that a killed run loses."""
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
+Made = TypeVar("Made")
 Owner = tuple[str, object] | None
 """What something is told of: a video's id, a query's place in the plan, or a pair, which has no other lot (None)."""
 
@@ -40,79 +45,110 @@ class Answered:
     told: list[tuple[Owner, str, object]] = field(default_factory=list)
     """Events of a :class:`~img_deploy.runtime.request.Listener`. Several workers may tell the same of one owner."""
 
+    def tell(self, owner: Owner, event: str, argument: object) -> None:
+        self.told.append((owner, event, argument))
+
+    def good(self, owner: Owner, result: Result | ImgDeployError) -> Iterator[Result]:
+        """A result, unless it is an error, which is told."""
+        if isinstance(result, ImgDeployError):
+            self.tell(owner, "skipped", result)
+        else:
+            yield result
+
+
+class Once(Generic[Key, Made]):
+    """What is made by the first thread that wants it, while others wait. Keeps the ``most`` that were made last."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._made, self._lock = most, dict[Key, Future[Made]](), Lock()
+
+    def __call__(self, key: Key, make: Callable[[], Made]) -> Made:
+        with self._lock:
+            made = self._made.get(key)
+            if first := made is None:
+                if self._most is not None and len(self._made) == self._most:
+                    del self._made[next(iter(self._made))]  # before others take its memory
+                made = self._made[key] = Future()
+        if first:
+            try:
+                made.set_result(make())
+            except BaseException as error:
+                made.set_exception(error)
+        return made.result()
+
 
 class LotAnswerer:
-    """Answers lots. Keeps the videos of the last batch, and the queries that are asked of all videos."""
+    """Answers lots. Keeps the videos of the last batch, and the queries that are asked of all videos.
+
+    Threads that answer lots of one batch share its videos; who encodes them tells of them.
+    """
 
     def __init__(self, asked: Asked, predictor: Predictor) -> None:
         self.asked, self.predictor = asked, predictor
         self.plan, self.library, self.options = asked.plan, asked.library, asked.request.options
-        self._batch: tuple[str, ...] = ()
-        self._videos: dict[str, EncodedVideo] = {}
-        self._shared: dict[int, EncodedQuery | None] = {}  # by row; None: cannot be asked
-        self._out = Answered()
+        self._videos = Once[tuple[str, ...], dict[str, EncodedVideo]](most=1)
+        self._shared = Once[int, list[EncodedQuery | None]]()  # by the first row of a group
 
     def __call__(self, lot: Lot) -> Answered:
         """Raises BackendError."""
-        self._out = out = Answered()
-        queries = self._encode_queries(lot)
+        out = Answered()
+        queries = self._encode_queries(lot, out)
         if any(encoded is not None for encoded in queries):
-            if self._batch != lot.batch:
-                self._videos = {}  # before others take their memory
-                self._videos, self._batch = self._encode_videos(lot.batch), lot.batch
+            videos = self._videos(lot.batch, partial(self._encode_videos, lot.batch, out))
             pairs = [
                 (video, encoded, self.asked.seconds(vid, video.source_clips, self.plan.queries(vid)[row]))
                 for (vid, row), encoded in zip(lot.pairs, queries, strict=True)
-                if encoded is not None and (video := self._videos.get(vid)) is not None
+                if encoded is not None and (video := videos.get(vid)) is not None
             ]
             options = self.options
             answers = self.predictor.ground_each(pairs, options.top_k, options.nms, options.batch_size)
-            out.answers = [answer for one in answers for answer in self._good(None, one)]
+            out.answers = [answer for one in answers for answer in out.good(None, one)]
         return out
 
-    def _encode_videos(self, vids: Sequence[str]) -> dict[str, EncodedVideo]:
+    def _encode_videos(self, vids: Sequence[str], out: Answered) -> dict[str, EncodedVideo]:
         """The usable videos of a batch."""
         if isinstance(self.library, VideoIndex):
             return {video.vid: video for video in self.library.encoded(vids)}
         loaded: list[VideoFeatures] = []
         for vid, read in zip(vids, self.library.load_each(vids), strict=True):
-            for features in self._good(("video", vid), read):
+            for features in out.good(("video", vid), read):
                 loaded.append(features)
                 for remark in features.remarks:
-                    self._tell(("video", vid), "remark", remark)
+                    out.tell(("video", vid), "remark", remark)
         encoded = self.predictor.encode_features(loaded, self.options.batch_size)
         results = zip(loaded, encoded, strict=True)
-        return {video.vid: video for one, result in results for video in self._good(("video", one.vid), result)}
+        return {video.vid: video for one, result in results for video in out.good(("video", one.vid), result)}
 
-    def _encode_queries(self, lot: Lot) -> list[EncodedQuery | None]:
+    def _encode_queries(self, lot: Lot, out: Answered) -> list[EncodedQuery | None]:
         """The queries of a lot; None for one that cannot be asked.
 
         Queries of all videos are encoded once, in groups that do not depend on where a run began.
         """
         if not self.plan.shared:
-            return self._encode_group([((vid, row), self.plan.queries(vid)[row]) for vid, row in lot.pairs])
-        size = LOT * self.options.batch_size
+            return self._encode_group([((vid, row), self.plan.queries(vid)[row]) for vid, row in lot.pairs], out)
+        size, found = LOT * self.options.batch_size, []
         for _, row in lot.pairs:
-            if row not in self._shared:
-                first = row - row % size
-                group = list(enumerate(self.plan.shared[first : first + size], first))
-                self._shared.update(enumerate(self._encode_group(group), first))
-        return [self._shared[row] for _, row in lot.pairs]
+            first = row - row % size
+            found.append(self._shared(first, partial(self._encode_shared, first, size, out))[row - first])
+        return found
 
-    def _encode_group(self, queries: Sequence[tuple[object, Query]]) -> list[EncodedQuery | None]:
+    def _encode_shared(self, first: int, size: int, out: Answered) -> list[EncodedQuery | None]:
+        return self._encode_group(list(enumerate(self.plan.shared[first : first + size], first)), out)
+
+    def _encode_group(self, queries: Sequence[tuple[object, Query]], out: Answered) -> list[EncodedQuery | None]:
         prepared: dict[int, Query] = {}
         for row, (place, query) in enumerate(queries):
             try:
                 prepared[row] = self._prepare(query)
             except (QueryError, FeatureError) as error:
-                self._tell(("query", place), "skipped", error)
+                out.tell(("query", place), "skipped", error)
         encoded = self.predictor.encode_prepared(list(prepared.values()), self.options.batch_size)
         found: list[EncodedQuery | None] = [None] * len(queries)
         for row, result in zip(prepared, encoded, strict=True):
             owner = ("query", queries[row][0])
-            for good in self._good(owner, result):
+            for good in out.good(owner, result):
                 found[row] = good
-                self._tell(owner, "encoded", good)
+                out.tell(owner, "encoded", good)
         return found
 
     def _prepare(self, query: Query) -> Query:
@@ -121,13 +157,3 @@ class LotAnswerer:
             return self.predictor.rules.query(query.sentence, query.qid)
         assert query.qid is not None  # the plan has seen to it
         return self.predictor.rules.query(self.library.load_text(query.qid), query.qid, query.sentence)
-
-    def _good(self, owner: Owner, result: Result | ImgDeployError) -> Iterator[Result]:
-        """A result, unless it is an error, which is told."""
-        if isinstance(result, ImgDeployError):
-            self._tell(owner, "skipped", result)
-        else:
-            yield result
-
-    def _tell(self, owner: Owner, event: str, argument: object) -> None:
-        self._out.told.append((owner, event, argument))

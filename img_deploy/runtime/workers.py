@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import local
 from typing import Protocol, TypeVar
 
 from img_deploy.errors import InputError
@@ -37,7 +36,8 @@ class Workers(Protocol):
         """Each item with its result, in order, as they are ready; few items are taken ahead.
 
         Args:
-            make: the work, of a predictor. What it keeps from one item to the next must not change results.
+            make: the work, of a predictor; safe to use from several threads. What it keeps from one item to the next
+                must not change results.
 
         Raises:
             BackendError: a backend or a worker failed.
@@ -64,19 +64,12 @@ class ThisProcess:
     def map(
         self, make: Callable[[Predictor], Work[Item, Result]], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result]]:
-        own = local()
-
-        def do(item: Item) -> Result:
-            if not hasattr(own, "work"):
-                own.work = make(self.predictor)
-            done: Result = own.work(item)
-            return done
-
+        work = make(self.predictor)
         given: deque[tuple[Item, Future[Result]]] = deque()
         pool = ThreadPoolExecutor(self._threads, "img-deploy")
         try:
             for item in items:
-                given.append((item, pool.submit(do, item)))
+                given.append((item, pool.submit(work, item)))
                 if len(given) >= 2 * self._threads - 1:  # of one thread none ahead, of more no thread waits
                     first, result = given.popleft()
                     yield first, result.result()

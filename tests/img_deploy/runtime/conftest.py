@@ -3,7 +3,30 @@
 import numpy as np
 import pytest
 
+from img_deploy.runtime.request import Listener
 from img_deploy.runtime.results import Answer, moments_of
+
+
+class Ears(Listener):
+    """Remembers what it hears."""
+
+    def __init__(self):
+        self.errors, self.unknowns, self.pairs = [], [], 0
+
+    def skipped(self, error):
+        self.errors.append(str(error))
+
+    def encoded(self, query):
+        self.unknowns.extend(query.unknown)
+
+    def settled(self, number):
+        self.pairs += number
+
+
+@pytest.fixture(scope="session")
+def ears():
+    """Function: a listener with the ``errors``, ``unknowns`` and number of ``pairs`` that it heard of."""
+    return Ears
 
 
 @pytest.fixture

@@ -37,21 +37,6 @@ def ask(predictor, folder, plan, batch_size=16, done=frozenset(), listener=None,
     return Session(request, folder, plan, {}, ThisProcess(predictor, threads)).answers(done, listener)
 
 
-class Ears(Listener):
-    def __init__(self):
-        self.errors, self.unknowns, self.pairs = [], [], 0
-
-    def skipped(self, error):
-        self.errors.append(str(error))
-
-    def encoded(self, query):
-        if query.unknown:
-            self.unknowns.append(query.unknown)
-
-    def settled(self, pairs):
-        self.pairs += pairs
-
-
 def rows(lots):
     return [answer.to_row() for lot in lots for answer in lot]
 
@@ -62,20 +47,21 @@ def keys(plan):
 
 @given(batch_size=st.integers(1, 5))
 @settings(max_examples=5, deadline=None)
-def test_answers_do_not_depend_on_batches(predictor, folder, batch_size):
+def test_answers_do_not_depend_on_batches(predictor, folder, batch_size, ears):
     """A pair would be lost, repeated, moved, or answered otherwise when the batch size changes."""
     plan = Plan(tuple(folder.videos()), QUERIES[:2])
     expected = rows(ask(predictor, folder, plan))
-    ears = Ears()
-    found = rows(ask(predictor, folder, plan, batch_size, listener=ears))
+    heard = ears()
+    found = rows(ask(predictor, folder, plan, batch_size, listener=heard))
     assert [(r["vid"], r["qid"], r["query"]) for r in found] == keys(plan)
-    assert ears.pairs == len(plan)
+    assert heard.pairs == len(plan)
     for one, other in zip(found, expected, strict=True):
         assert (one["spans"], one["head"], one["duration"]) == (other["spans"], other["head"], other["duration"])
         assert one["pred_relevant_windows"][0] == pytest.approx(other["pred_relevant_windows"][0], abs=1e-4)
 
 
-def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch, threads):
     """Three queries of each of 20,000 videos would take three times the time."""
     loads, encoded = [], []
     load, encode = folder.load, predictor.encode_features
@@ -83,8 +69,8 @@ def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch):
     monkeypatch.setattr(
         predictor, "encode_features", lambda v, *a: encoded.extend(one.vid for one in v) or encode(v, *a)
     )
-    plan = Plan(tuple(folder.videos()), QUERIES)
-    assert len(rows(ask(predictor, folder, plan, 3))) == 3 * len(plan.videos)
+    plan = Plan(tuple(folder.videos()), tuple(Query(f"w{number:03d}") for number in range(15)))
+    assert len(rows(ask(predictor, folder, plan, 1, threads=threads))) == 15 * len(plan.videos)  # 4 lots each
     assert sorted(loads) == sorted(encoded) == sorted(plan.videos)
 
 
@@ -96,7 +82,8 @@ def test_answers_of_several_threads_are_those_of_one(predictor, folder, threads)
     assert rows(found) == rows(ask(predictor, folder, plan, batch_size=2))
 
 
-def test_each_shared_query_is_encoded_once(predictor, folder, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_shared_query_is_encoded_once(predictor, folder, monkeypatch, threads):
     """A sentence would be encoded again for each of 20,000 videos."""
     encoded = []
     encode = predictor.encode_prepared
@@ -104,8 +91,9 @@ def test_each_shared_query_is_encoded_once(predictor, folder, monkeypatch):
         predictor, "encode_prepared", lambda q, *a: encoded.extend(o.sentence for o in q) or encode(q, *a)
     )
     queries = tuple(Query(f"w{number:03d}") for number in range(11))
-    assert len(rows(ask(predictor, folder, Plan(tuple(folder.videos()), queries), 2))) == 11 * len(folder)
-    assert encoded == [query.sentence for query in queries]
+    found = ask(predictor, folder, Plan(tuple(folder.videos()), queries), 2, threads=threads)
+    assert len(rows(found)) == 11 * len(folder)
+    assert sorted(encoded) == [query.sentence for query in queries]
 
 
 def test_a_batch_is_held_and_no_more(predictor, folder, monkeypatch):
@@ -138,7 +126,7 @@ def test_first_answers_come_before_the_last_videos_are_read(predictor, folder, m
     answers.close()
 
 
-def test_what_cannot_be_used_is_told_and_left_out(predictor, features, folder):
+def test_what_cannot_be_used_is_told_and_left_out(predictor, features, folder, ears):
     """One bad file among thousands would end the run, take others with it, or vanish without a word."""
     bad = features.draw(6, 24)
     bad[4, 2] = np.nan
@@ -148,15 +136,15 @@ def test_what_cannot_be_used_is_told_and_left_out(predictor, features, folder):
     features.put("video/E.npy", np.full((4, 24), 3e38, np.float32))
     features.put("video/F.npy", features.draw(4, 7))
     plan = Plan(("A", "B", "C", "D", "E", "F", "V1"), (QUERIES[0], Query("x" * 500), Query("unicorn zebra")))
-    ears = Ears()
-    found = rows(ask(predictor, folder, plan, 4, listener=ears))
+    heard = ears()
+    found = rows(ask(predictor, folder, plan, 4, listener=heard))
     alone = rows(ask(predictor, folder, Plan(("A", "V1"), (QUERIES[0],))))
     assert [(r["vid"], r["query"]) for r in found] == [
         (vid, query) for vid in ("A", "V1") for query in (QUERIES[0].sentence, "unicorn zebra")
     ]
     assert [r["spans"] for r in found if r["query"] == QUERIES[0].sentence] == [r["spans"] for r in alone]
-    assert ears.pairs == len(plan)
-    assert ears.unknowns == [("unicorn", "zebra")]
+    assert heard.pairs == len(plan)
+    assert heard.unknowns == ["unicorn", "zebra"]
     told = [
         "a word of 500 characters",
         "B.npy: got NaN",
@@ -166,22 +154,22 @@ def test_what_cannot_be_used_is_told_and_left_out(predictor, features, folder):
         "F.npy: got width 7",
     ]
     for text in told:
-        assert sum(text in error for error in ears.errors) == 1, text
-    assert len(ears.errors) == len(told)
+        assert sum(text in error for error in heard.errors) == 1, text
+    assert len(heard.errors) == len(told)
 
 
-def test_going_on_gives_the_very_same_rows(predictor, features, folder):
+def test_going_on_gives_the_very_same_rows(predictor, features, folder, ears):
     """A resumed run would repeat rows, lose some, or differ from the run it continues."""
     features.put("video/V2.npy", b"")
     plan = Plan(tuple(folder.videos()), QUERIES[:2])
     whole = rows(ask(predictor, folder, plan, 2))
     written = [(row["vid"], row["qid"], row["query"]) for row in whole]
     for stop in (0, 1, 5, 8, 13, len(whole)):
-        ears = Ears()
-        rest = rows(ask(predictor, folder, plan, 2, frozenset(written[:stop]), ears))
+        heard = ears()
+        rest = rows(ask(predictor, folder, plan, 2, frozenset(written[:stop]), heard))
         assert rest == whole[stop:]
-        assert ears.pairs == len(plan) - stop
-        assert len(ears.errors) == 1
+        assert heard.pairs == len(plan) - stop
+        assert len(heard.errors) == 1
 
 
 def test_what_is_done_is_not_computed_again(predictor, features, folder, monkeypatch):
@@ -199,13 +187,13 @@ def test_what_is_done_is_not_computed_again(predictor, features, folder, monkeyp
     assert [row["vid"] for row in late] == ["V2", "V2"]
 
 
-def test_nothing_is_computed_for_refused_queries(predictor, folder, monkeypatch):
+def test_nothing_is_computed_for_refused_queries(predictor, folder, monkeypatch, ears):
     """Thousands of videos would be read and encoded for a query that cannot be asked."""
     monkeypatch.setattr(predictor, "encode_features", None)
-    ears = Ears()
+    heard = ears()
     plan = Plan(tuple(folder.videos()), (Query("x" * 500),))
-    assert rows(ask(predictor, folder, plan, listener=ears)) == []
-    assert (ears.pairs, len(ears.errors)) == (len(plan), 1)
+    assert rows(ask(predictor, folder, plan, listener=heard)) == []
+    assert (heard.pairs, len(heard.errors)) == (len(plan), 1)
 
 
 def test_a_resumed_run_has_to_share_what_its_answers_depend_on(bundles, features, tmp_path):
@@ -253,7 +241,7 @@ def test_a_listener_can_stop_the_run(predictor, features, folder):
         list(ask(predictor, folder, Plan(("A", "B"), QUERIES), listener=Strict()))
 
 
-def test_token_features_are_found_by_id(bundles, features):
+def test_token_features_are_found_by_id(bundles, features, ears):
     """A query would be answered from another query's features."""
     predictor = load_bundle(bundles["tiny_vlm"], "torch", threads=1)
     for qid in (3, 4):
@@ -261,11 +249,11 @@ def test_token_features_are_found_by_id(bundles, features):
     rules = predictor.rules
     folder = open_folder(features.folder, rules.video, rules.audio, rules.text, rules.max_clips)
     own = {"A": (Query("sits", 3), Query("gone", 9)), "B": (Query("runs", 4),)}
-    ears = Ears()
-    found = [answer for lot in ask(predictor, folder, Plan(("A", "B"), own=own), listener=ears) for answer in lot]
+    heard = ears()
+    found = [answer for lot in ask(predictor, folder, Plan(("A", "B"), own=own), listener=heard) for answer in lot]
     assert [(a.vid, a.qid, a.query) for a in found] == [("A", 3, "sits"), ("B", 4, "runs")]
-    assert len(ears.errors) == 1
-    assert "no text features for query 9" in ears.errors[0]
+    assert len(heard.errors) == 1
+    assert "no text features for query 9" in heard.errors[0]
     video = folder.load("B")
     expected = predictor.ground(
         predictor.encode_video(video.video, video.audio), predictor.encode_query(folder.load_text(4))

@@ -15,7 +15,6 @@ import pytest
 from img_deploy.errors import FeatureError, InputError
 from img_deploy.features import open_folder
 from img_deploy.runtime import indexing
-from img_deploy.runtime.asking import Listener
 from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.indexing import index_folder
 from img_deploy.runtime.library import load_index
@@ -28,14 +27,6 @@ pytest.importorskip("lance", reason="Lance is not installed")
 @pytest.fixture(scope="module")
 def predictor(bundles):
     return load_bundle(bundles["tiny_glove"], "torch", threads=1)
-
-
-class Ears(Listener):
-    def __init__(self):
-        self.errors = []
-
-    def skipped(self, error):
-        self.errors.append(str(error))
 
 
 @pytest.fixture
@@ -159,20 +150,20 @@ def test_vanished_videos_are_told_and_dropped_when_asked(indexed, features):
     assert indexed().vanished == ()
 
 
-def test_a_bad_video_is_left_out(indexed, features, predictor):
+def test_a_bad_video_is_left_out(indexed, features, predictor, ears):
     """One broken file among thousands would end the run."""
     features.put("video/X.npy", b"")
     features.put("video/Y.npy", np.full((4, 24), np.nan, np.float32))
     features.put("video/Z.npy", np.full((4, 24), 3e38, np.float32))
-    ears = Ears()
-    done = indexed(listener=ears)
+    heard = ears()
+    done = indexed(listener=heard)
     assert (done.added, done.skipped) == (6, 3)
-    assert [sum(name in error for error in ears.errors) for name in ("X.npy", "Y.npy", "Z")] == [1, 1, 1]
+    assert [sum(name in error for error in heard.errors) for name in ("X.npy", "Y.npy", "Z")] == [1, 1, 1]
     with pytest.raises(FeatureError, match="no video 'X' among 6"):
         VideoIndex.open(indexed.path, predictor.bundle).entry("X")
 
 
-def test_values_beyond_half_precision_are_not_kept(indexed, predictor, monkeypatch):
+def test_values_beyond_half_precision_are_not_kept(indexed, predictor, monkeypatch, ears):
     """They would become infinite in the index and give no answer, or a wrong one."""
     encode = predictor.encode_features
 
@@ -184,9 +175,9 @@ def test_values_beyond_half_precision_are_not_kept(indexed, predictor, monkeypat
         return made
 
     monkeypatch.setattr(predictor, "encode_features", loud)
-    ears = Ears()
-    assert indexed(store="fp16", listener=ears).added == 5
-    assert ears.errors == ["B: its encoding has values beyond fp16; index with --store fp32"]
+    heard = ears()
+    assert indexed(store="fp16", listener=heard).added == 5
+    assert heard.errors == ["B: its encoding has values beyond fp16; index with --store fp32"]
 
 
 def test_another_bundle_or_store_is_refused(indexed, checkpoints, make_bundle, tmp_path):
@@ -218,6 +209,20 @@ def test_what_is_no_index_is_left_alone(indexed, run_cli, bundles, tmp_path):
     done = run_cli("infer", place, "-q", "w001", "--bundle", bundles["tiny_glove"])
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "cannot be opened as an index" in done.err
+    assert ".rs:" not in done.err  # where in Lance's source it came up
+
+
+def test_a_folder_that_is_no_index_is_said_to_be_none(features, predictor):
+    """The user would read of a missing file of Lance's."""
+    with pytest.raises(InputError, match="got no index, expected one; `img-deploy index FEATURES --out INDEX` makes"):
+        VideoIndex.open(features.folder, predictor.bundle)
+
+
+def test_a_place_where_no_index_can_be_made(predictor, features):
+    """A mistyped bucket would end with an error that names neither it nor what was tried."""
+    folder = open_folder(features.folder, predictor.rules.video, predictor.rules.audio, max_clips=9)
+    with pytest.raises(InputError, match=r"^nosuch://bucket/x: no index can be made there \("):
+        index_folder(folder, ThisProcess(predictor), "nosuch://bucket/x")
 
 
 def test_best_moments_of_a_library(indexed, bundles):

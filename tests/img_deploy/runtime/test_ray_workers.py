@@ -17,7 +17,7 @@ from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.indexing import index_folder
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
-from img_deploy.runtime.request import AskOptions, Listener, Request
+from img_deploy.runtime.request import AskOptions, Request
 from img_deploy.runtime.workers import ThisProcess, open_workers
 
 
@@ -52,40 +52,26 @@ def folder(features, local):
     return open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
 
 
-class Ears(Listener):
-    def __init__(self):
-        self.errors, self.unknowns, self.pairs = [], [], 0
-
-    def skipped(self, error):
-        self.errors.append(str(error))
-
-    def encoded(self, query):
-        self.unknowns.extend(query.unknown)
-
-    def settled(self, number):
-        self.pairs += number
-
-
 def at_work():
     return [one for one in psutil.Process().children(recursive=True) if "_Worker" in one.name()]
 
 
-def test_rows_are_those_of_one_process_though_workers_die(two, local, folder):
+def test_rows_are_those_of_one_process_though_workers_die(two, local, folder, ears):
     """A row would be lost, doubled, moved or another in the last digit; or a bad video told once for each worker."""
     plan = Plan(tuple(folder.videos()), tuple(Query(f"w{number:03d} zebra{number}") for number in range(11)))
     heard = []
 
     def rows(workers, kill):
-        ears, found = Ears(), []
+        told, found = ears(), []
         request = Request(folder.path, clip_seconds=2.0, options=AskOptions(top_k=2, batch_size=2))
-        for lot in Session(request, folder, plan, {}, workers).answers(listener=ears):
+        for lot in Session(request, folder, plan, {}, workers).answers(listener=told):
             if not found and kill:
                 killed = at_work()
                 assert len(killed) == 2
                 for process in killed:
                     process.send_signal(signal.SIGKILL)
             found += [answer.to_row() for answer in lot]
-        heard.append((ears.errors, ears.unknowns, ears.pairs))
+        heard.append((told.errors, told.unknowns, told.pairs))
         return found
 
     expected = rows(local, kill=False)
@@ -94,14 +80,14 @@ def test_rows_are_those_of_one_process_though_workers_die(two, local, folder):
     assert heard[0] == heard[1]
 
 
-def test_an_index_is_that_of_one_process(two, local, folder, tmp_path):
+def test_an_index_is_that_of_one_process(two, local, folder, tmp_path, ears):
     """A video would be missing, or encoded otherwise."""
     pytest.importorskip("lance", reason="Lance is not installed")
     tables = []
     for name, workers in (("one", local), ("two", two)):
-        ears = Ears()
-        made = index_folder(folder, workers, str(tmp_path / name), batch_size=2, listener=ears)
-        assert (made.added, made.skipped, len(ears.errors)) == (6, 2, 2)
+        told = ears()
+        made = index_folder(folder, workers, str(tmp_path / name), batch_size=2, listener=told)
+        assert (made.added, made.skipped, len(told.errors)) == (6, 2, 2)
         tables.append(VideoIndex.open(tmp_path / name, local.bundle).dataset.to_table().to_pylist())
     assert tables[0] == tables[1]
 
