@@ -6,8 +6,7 @@ and ONNX Runtime answer the same drawn pairs in turns. Speed does not depend on 
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -211,24 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grid = Grid(tuple(given.batch_size), tuple(given.clips))
         options = ProfileOptions(grid=grid, effort=Effort(given.seconds), threads=given.threads)
         command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
-        with _folder(given.work) as work:
-            result = run(work, options, command)
+        with TemporaryDirectory(prefix="img-deploy-cpu-") as place:
+            result = run(given.work or Path(place), options, command)
         for path in write_results(given.out, "cpu", result, page):
             _tell(f"wrote {path}")
     except ImgDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-@contextmanager
-def _folder(kept: Path | None) -> Iterator[Path]:
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-        yield kept
-        return
-    with TemporaryDirectory(prefix="img-deploy-cpu-") as place:
-        yield Path(place)
 
 
 def _tell(text: str) -> None:

@@ -238,7 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         figures = given.out / f"{NAME}.json"
         cells = json.loads(figures.read_text())["cells"] if figures.exists() else []
-        with _bundle(given.bundle) as bundle:
+        with TemporaryDirectory(prefix="img-deploy-library-bundle-") as place:
+            bundle = given.bundle or _exported(Path(place) / "deploy")
             for cell in run(bundle, given.engines, given.sizes, given.workers, given.limit):
                 kept = [one for one in cells if (one["engine"], one["size"]) != (cell["engine"], cell["size"])]
                 cells = sorted([*kept, cell], key=lambda one: (one["engine"], one["size"]))
@@ -251,17 +252,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-@contextmanager
-def _bundle(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
-        return
+def _exported(bundle: Path) -> Path:
     from img_deploy.benchmarks.cpu import full_size_checkpoint
     from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
 
-    with TemporaryDirectory(prefix="img-deploy-library-bundle-") as work:
-        bundle_from_checkpoint(full_size_checkpoint(), Path(work) / "deploy", ExportOptions())
-        yield Path(work) / "deploy"
+    bundle_from_checkpoint(full_size_checkpoint(), bundle, ExportOptions())
+    return bundle
 
 
 if __name__ == "__main__":
