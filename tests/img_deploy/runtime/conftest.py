@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.request import Listener
 from img_deploy.runtime.results import Answer, moments_of
 
@@ -27,6 +28,12 @@ class Ears(Listener):
 def ears():
     """Function: a listener with the ``errors``, ``unknowns`` and number of ``pairs`` that it heard of."""
     return Ears
+
+
+@pytest.fixture(scope="module")
+def predictors(bundles):
+    """The small bundles on the torch backend."""
+    return {name: load_bundle(bundles[name], "torch", threads=1) for name in ("tiny_glove", "tiny_vlm")}
 
 
 @pytest.fixture
