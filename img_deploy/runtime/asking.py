@@ -26,7 +26,7 @@ from img_deploy.runtime.bundle import MANIFEST, Bundle
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.inputs import InputRules, input_rules
-from img_deploy.runtime.lots import LOT, Answered, Lot, LotAnswerer
+from img_deploy.runtime.lots import LOT, Answered, Batch, Lot, LotAnswerer
 from img_deploy.runtime.queries import Plan, plan_queries
 from img_deploy.runtime.request import Asked, Listener, Request
 from img_deploy.runtime.results import Answer, RowKey
@@ -171,7 +171,7 @@ class _Run:
             for answer in answered.answers:
                 if answer.key not in self.done:
                     ready.setdefault(answer.vid, []).append(answer)
-            self._closed.update(lot.batch if lot.last else ())
+            self._closed.update(lot.batch.vids if lot.last else ())
             given: list[Answer] = []
             while waiting:
                 given += ready.pop(waiting[0], [])
@@ -187,8 +187,8 @@ class _Run:
     def _lots(self) -> Iterator[Lot]:
         """The lots in which something is not done yet."""
         for vids in alike(self.plan.videos, self.session.library, self.batch_size, self._refuse):
-            batch = tuple(vids)
-            pairs = ((vid, row) for vid in batch for row in range(len(self.plan.queries(vid))))
+            batch = Batch(tuple(vids))
+            pairs = ((vid, row) for vid in batch.vids for row in range(len(self.plan.queries(vid))))
             before: Lot | None = None
             while some := tuple(islice(pairs, LOT * self.batch_size)):
                 lot = Lot(batch, some, last=False)
@@ -199,7 +199,7 @@ class _Run:
             if before is not None:
                 yield replace(before, last=True)
             else:
-                self._closed.update(batch)
+                self._closed.update(batch.vids)
 
     def _left(self, lot: Lot) -> int:
         """Its pairs that are not done."""

@@ -1,11 +1,12 @@
 """The answers of some pairs at a time: what one worker does of a run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from img_deploy.errors import FeatureError, ImgDeployError, QueryError
 from img_deploy.features.prepare import VideoFeatures
@@ -26,11 +27,17 @@ Owner = tuple[str, object] | None
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Videos that are encoded together, however many lots they have: what is encoded is kept while a lot holds it."""
+
+    vids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Lot:
     """Some pairs of a batch of videos. Of a lot all are computed, or none."""
 
-    batch: tuple[str, ...]
-    """Videos that are encoded together, however many lots they have."""
+    batch: Batch
     pairs: tuple[tuple[str, int], ...]
     """A video of the batch and a row of its queries each."""
     last: bool
@@ -57,17 +64,19 @@ class Answered:
 
 
 class Once(Generic[Key, Made]):
-    """What is made by the first thread that wants it, while others wait. Keeps the ``most`` that were made last."""
+    """What is made by the first thread that wants it, while others wait.
 
-    def __init__(self, most: int | None = None) -> None:
-        self._most, self._made, self._lock = most, dict[Key, Future[Made]](), Lock()
+    Args:
+        made: where it is kept, by key.
+    """
+
+    def __init__(self, made: MutableMapping[Key, Future[Made]]) -> None:
+        self._made, self._lock = made, Lock()
 
     def __call__(self, key: Key, make: Callable[[], Made]) -> Made:
         with self._lock:
             made = self._made.get(key)
             if first := made is None:
-                if self._most is not None and len(self._made) == self._most:
-                    del self._made[next(iter(self._made))]  # before others take its memory
                 made = self._made[key] = Future()
         if first:
             try:
@@ -78,7 +87,7 @@ class Once(Generic[Key, Made]):
 
 
 class LotAnswerer:
-    """Answers lots. Keeps the videos of the last batch, and the queries that are asked of all videos.
+    """Answers lots. Keeps the videos of batches in use, and the queries that are asked of all videos.
 
     Threads that answer lots of one batch share its videos; who encodes them tells of them.
     """
@@ -86,15 +95,18 @@ class LotAnswerer:
     def __init__(self, asked: Asked, predictor: Predictor) -> None:
         self.asked, self.predictor = asked, predictor
         self.plan, self.library, self.options = asked.plan, asked.library, asked.request.options
-        self._videos = Once[tuple[str, ...], dict[str, EncodedVideo]](most=1)
-        self._shared = Once[int, list[EncodedQuery | None]]()  # by the first row of a group
+        self._videos = Once[Batch, dict[str, EncodedVideo]](WeakKeyDictionary())
+        self._last: Batch | None = None  # stays in use though its lots may come one by one, from another process
+        self._shared = Once[int, list[EncodedQuery | None]]({})  # by the first row of a group
 
     def __call__(self, lot: Lot) -> Answered:
         """Raises BackendError."""
         out = Answered()
+        if self._last != lot.batch:
+            self._last = lot.batch
         queries = self._encode_queries(lot, out)
         if any(encoded is not None for encoded in queries):
-            videos = self._videos(lot.batch, partial(self._encode_videos, lot.batch, out))
+            videos = self._videos(lot.batch, partial(self._encode_videos, lot.batch.vids, out))
             pairs = [
                 (video, encoded, self.asked.seconds(vid, video.source_clips, self.plan.queries(vid)[row]))
                 for (vid, row), encoded in zip(lot.pairs, queries, strict=True)

@@ -1,5 +1,6 @@
 """Many queries over a folder: every pair once, every video read and encoded once, and little in memory."""
 
+import time
 import weakref
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from img_deploy.features import open_folder
 from img_deploy.runtime.asking import Session, open_session
 from img_deploy.runtime.encoded import Query
+from img_deploy.runtime.lots import LotAnswerer
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
 from img_deploy.runtime.request import AskOptions, Listener, Request
@@ -69,6 +71,14 @@ def test_each_video_is_read_and_encoded_once(predictor, folder, monkeypatch, thr
     monkeypatch.setattr(
         predictor, "encode_features", lambda v, *a: encoded.extend(one.vid for one in v) or encode(v, *a)
     )
+    prepare = LotAnswerer._encode_queries
+
+    def late(answerer, lot, out):
+        if lot.pairs[0][1] == 4:
+            time.sleep(0.03)  # a lot in four: other threads are at the next videos by then
+        return prepare(answerer, lot, out)
+
+    monkeypatch.setattr(LotAnswerer, "_encode_queries", late)
     plan = Plan(tuple(folder.videos()), tuple(Query(f"w{number:03d}") for number in range(15)))
     assert len(rows(ask(predictor, folder, plan, 1, threads=threads))) == 15 * len(plan.videos)  # 4 lots each
     assert sorted(loads) == sorted(encoded) == sorted(plan.videos)
