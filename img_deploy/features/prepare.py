@@ -1,5 +1,6 @@
 """Features as the network takes them: the one way in for files, arrays of the Python API, and anything else."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 from img_deploy.errors import FeatureError, one_line
 from img_deploy.features.checks import Array, check_dtype, clip_shape
 from img_deploy.features.kinds import KINDS, FeatureKind, Stream
-from img_deploy.features.resample import Floats, align, downsample
+from img_deploy.features.resample import Floats, align
 
 _ROWS = 4096
 """Rows looked at in one go, so that a long memory-mapped file is never held whole."""
@@ -47,6 +48,7 @@ def prepare_video(
     video_kind: FeatureKind,
     audio_kind: FeatureKind | None,
     max_clips: int,
+    shared: bool = False,
 ) -> VideoFeatures:
     """One video's features, checked, in the kind's scale and brought to the network's clips.
 
@@ -56,13 +58,15 @@ def prepare_video(
             their kind (VGGish: divided by 255). More than ``max_clips`` clips are down-sampled.
         audio: [Ta, Da], aligned to the video's clips; None without sound.
         audio_kind: None where the network takes no sound; ``audio`` must then be None.
+        shared: whether the result may hold a given array itself where it needs no change.
 
     Raises:
         FeatureError: no array, not numbers, wrong number of axes or width, no clips, NaN or Inf, or values that the
             kind cannot have. Odd values are remarked upon instead.
     """
     sound = None if audio is None else Source(f"{vid}: audio features", audio)
-    return prepare_parts(vid, [Source(f"{vid}: video features", video)], sound, video_kind, audio_kind, max_clips)
+    lead = Source(f"{vid}: video features", video)
+    return prepare_parts(vid, [lead], sound, video_kind, audio_kind, max_clips, shared)
 
 
 def prepare_parts(
@@ -72,6 +76,7 @@ def prepare_parts(
     video_kind: FeatureKind,
     audio_kind: FeatureKind | None,
     max_clips: int,
+    shared: bool = False,
 ) -> VideoFeatures:
     """:func:`prepare_video` for features in several parts (SlowFast and CLIP), in the order of the vector.
 
@@ -87,12 +92,12 @@ def prepare_parts(
         _check_width([audio], [sound], audio_kind, "audio")
     remarks: list[str] = []
     scaled = [_scaled(source.where, array, video_kind, remarks) for source, array in zip(video, arrays, strict=True)]
-    lead = downsample(scaled[-1], max_clips)
-    parts = [*(align(part, len(lead)) for part in scaled[:-1]), lead]
+    clips = min(len(scaled[-1]), max_clips)
+    parts = [_aligned(part, clips, shared) for part in scaled]
     aligned = None
     if audio is not None and sound is not None and audio_kind is not None:
-        aligned = align(_scaled(audio.where, sound, audio_kind, remarks), len(lead))
-    together = lead if len(parts) == 1 else np.concatenate(parts, axis=1)
+        aligned = _aligned(_scaled(audio.where, sound, audio_kind, remarks), clips, shared)
+    together = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return VideoFeatures(vid, together, aligned, len(scaled[-1]), tuple(remarks))
 
 
@@ -110,6 +115,14 @@ def prepare_tokens(where: str, tokens: ArrayLike, kind: FeatureKind, max_words: 
     array = _array(source)
     _check_width([source], [array], kind, "text")
     return np.array(_scaled(where, array, kind, [])[:max_words], dtype=np.float32, order="C")
+
+
+def _aligned(features: Array, clips: int, shared: bool) -> Floats:
+    """[clips, W] float32. A read-only array is copied even where it may be shared: a file that is mapped may change."""
+    flags = features.flags
+    if shared and len(features) == clips and features.dtype == np.float32 and flags.c_contiguous and flags.writeable:
+        return np.asarray(features, np.float32)
+    return align(features, clips)
 
 
 def _array(source: Source) -> Array:
@@ -153,16 +166,15 @@ def _scaled(where: str, features: Array, kind: FeatureKind, remarks: list[str]) 
     """[T, W] in the kind's scale, once every value is known to be one that the kind can have."""
     if features.dtype.kind in "iu" and kind.integer_scale != 1:
         features = np.asarray(features, np.float32) / np.float32(kind.integer_scale)
-    low, high = np.float32(0), np.float32(0)
+    least = most = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, len(features), _ROWS):
             # float32 is what the network gets: 1e300 is an Inf to it. min and max of rows with a NaN are NaN.
             rows = np.asarray(features[first : first + _ROWS], dtype=np.float32)
-            ends = rows.min(), rows.max()
-            if not np.isfinite(ends).all():
+            low, high = float(rows.min()), float(rows.max())
+            if not -math.inf < low <= high < math.inf:
                 raise _not_finite(where, rows, first)
-            low, high = min(low, ends[0]), max(high, ends[1])
-    least, most = float(low), float(high)
+            least, most = min(least, low), max(most, high)
     expected = f"{kind.label or kind.name} features lie between {kind.usual[0]:g} and {kind.usual[1]:g}"
     if max(-least, most) > kind.most:
         scale = ""

@@ -32,8 +32,11 @@ class InputRules:
     max_chars: int
 
     def video_features(self, video: ArrayLike, audio: ArrayLike | None, vid: str, where: str) -> VideoFeatures:
-        """One video as the network takes it, see :func:`img_deploy.features.prepare.prepare_video`."""
-        prepared = prepare_video(where, video, audio, self.video, self.audio, self.max_clips)
+        """One video as the network takes it, see :func:`img_deploy.features.prepare.prepare_video`.
+
+        May hold the given arrays themselves.
+        """
+        prepared = prepare_video(where, video, audio, self.video, self.audio, self.max_clips, shared=True)
         return replace(prepared, vid=vid)
 
     def query(self, text: str | ArrayLike | Query, qid: int | None = None, sentence: str = "") -> Query:

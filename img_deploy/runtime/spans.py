@@ -51,25 +51,39 @@ def decode_spans(
 
     Source: arXiv 2508.04273, inference; temporal NMS is not part of the paper.
     """
+    check_options(top_k, nms)
+    counts, shape = [int(count) for count in np.asarray(clips)], np.shape(start_logits)
+    if len(shape) != 2 or np.shape(end_logits) != shape or len(counts) != shape[0]:
+        raise ValueError(f"got logits {shape} and {np.shape(end_logits)} and {len(counts)} clips")
+    if not counts:
+        return []
+    least, most = min(counts), max(counts)
+    if not 1 <= least <= most <= shape[1]:
+        raise ValueError(f"got {least} to {most} clips, expected 1 to {shape[1]}")
+    logits = np.array((start_logits, end_logits), np.float64)  # [2, B, L]
+    np.maximum(logits, _LOWEST, out=logits)
+    if least < shape[1]:
+        logits[:, np.arange(shape[1]) >= np.array(counts)[:, None]] = -np.inf
+    highest = logits.max(axis=2, keepdims=True)  # [2, B, 1]
+    if not highest.max() < np.inf:
+        raise _no_number(logits)
+    if top_k == 1:
+        spans = [[span] for span in _best(*logits)]
+    else:
+        spans = [_best_apart(*logits[:, b, :n], top_k, nms) for b, n in enumerate(counts)]
+    logits -= highest
+    logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))  # of the softmax
+    row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T
+    scores = iter(np.exp(logits[0, row, first] + logits[1, row, last]).tolist())
+    return [[(i, j, next(scores)) for i, j in own] for own in spans]
+
+
+def check_options(top_k: int, nms: float) -> None:
+    """Raises InputError where an option of :func:`decode_spans` is out of range."""
     if top_k < 1:
         raise InputError(f"top-k: got {top_k}, expected at least 1")
     if not 0 <= nms <= 1:
         raise InputError(f"nms: got {nms}, expected an IoU from 0 to 1")
-    count = np.asarray(clips, np.int64)
-    shape = np.shape(start_logits)
-    if len(shape) != 2 or np.shape(end_logits) != shape or count.shape != shape[:1]:
-        raise ValueError(f"got logits {shape} and {np.shape(end_logits)} and clips {count.shape}")
-    if len(count) and not 1 <= count.min() <= count.max() <= shape[1]:
-        raise ValueError(f"got {count.min()} to {count.max()} clips, expected 1 to {shape[1]}")
-    outside = np.arange(shape[1]) >= count[:, None]  # [B, L]
-    start = _own_clips("start_logits", start_logits, outside)
-    end = _own_clips("end_logits", end_logits, outside)
-    if top_k == 1:
-        spans = [[span] for span in _best(start, end)]
-    else:
-        spans = [_best_apart(start[b, :n], end[b, :n], top_k, nms) for b, n in enumerate(count)]
-    log_start, log_end = _log_softmax(start), _log_softmax(end)
-    return [[(i, j, float(np.exp(log_start[b, i] + log_end[b, j]))) for i, j in own] for b, own in enumerate(spans)]
 
 
 def span_to_fraction(span: Span, clips: int) -> tuple[float, float]:
@@ -94,21 +108,11 @@ def span_to_window(span: Span, clips: int, duration: float) -> tuple[float, floa
     return span[0] * duration / clips, min((span[1] + 1) * duration / clips, duration)
 
 
-def _own_clips(name: str, logits: ArrayLike, outside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Logits [B, L] in float64: finite on the sample's own clips, -inf past them."""
-    values = np.array(logits, np.float64)
-    values[outside] = -np.inf
-    if len(bad := np.argwhere(~(values < np.inf))):
-        b, clip = bad[0]
-        raise BackendError(f"{name}: got {values[b, clip]} at clip {clip} of sample {b}, expected finite numbers")
-    return np.where(outside, values, np.maximum(values, _LOWEST))
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not logits.size:
-        return logits
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def _no_number(logits: NDArray[np.float64]) -> BackendError:
+    """The error of logits [2, B, L] that hold NaN or +inf."""
+    which, b, clip = np.argwhere(~(logits < np.inf))[0]
+    name, value = ("start_logits", "end_logits")[which], logits[which, b, clip]
+    return BackendError(f"{name}: got {value} at clip {clip} of sample {b}, expected finite numbers")
 
 
 # Both searches below rank by the sum of the two logits: the log of the product of probabilities, up to a
@@ -117,15 +121,13 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _best(start: NDArray[np.float64], end: NDArray[np.float64]) -> list[Span]:
     """The best span of each sample [B, L], without a table of all L * L spans."""
-    if not start.size:
-        return []
     best_end = np.maximum.accumulate(end[:, ::-1], axis=1)[:, ::-1]  # [B, L]: over j >= i
     total = start + best_end
-    first = total.argmax(axis=1)[:, None]  # [B, 1]
-    top = np.take_along_axis(total, first, axis=1)
-    sums = np.take_along_axis(start, first, axis=1) + end  # [B, L]: of the spans that begin there
-    last = ((sums == top) & (np.arange(start.shape[1]) >= first)).argmax(axis=1)
-    return list(zip(first[:, 0].tolist(), last.tolist(), strict=True))
+    first = total.argmax(axis=1)  # [B]
+    row = np.arange(len(first))
+    sums = start[row, first, None] + end  # [B, L]: of the spans that begin there
+    last = ((sums == total[row, first, None]) & (np.arange(end.shape[1]) >= first[:, None])).argmax(axis=1)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def _best_apart(start: NDArray[np.float64], end: NDArray[np.float64], top_k: int, nms: float) -> list[Span]:

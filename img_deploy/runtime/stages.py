@@ -17,7 +17,7 @@ from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.batching import bucket_batches, pad_stack
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of
-from img_deploy.runtime.spans import decode_spans
+from img_deploy.runtime.spans import check_options, decode_spans
 from img_deploy.text.vocabulary import EncodedWords
 
 Run = Callable[[str, Feeds], Outputs]
@@ -125,7 +125,7 @@ def ground_pairs(
 
     Raises InputError where ``top_k`` or ``nms`` is out of range.
     """
-    decode_spans(np.zeros((0, 1)), np.zeros((0, 1)), [], top_k, nms)  # refuses bad options before any work
+    check_options(top_k, nms)
     answers: dict[int, Answer | FeatureError] = {}
     for graph in ("grounder", "visual_grounder"):
         rows = [row for row, (video, *_) in enumerate(pairs) if (video.audio_clips is None) is (graph != "grounder")]

@@ -1,5 +1,6 @@
 """Sentences to words."""
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ _INVISIBLE = (0xAD, 0x200E, 0x200F, 0x2060, 0xFEFF)
 # Control characters part words as a space does; marks that pasted text carries along (soft hyphens, direction
 # marks, byte order marks) would make a known word unknown, so they go.
 _CLEAN: dict[int, str | None] = {**dict.fromkeys(_SPACES, " "), **dict.fromkeys(_INVISIBLE, None)}
+
+_PLAIN = re.compile(r"([a-z ]+)(\.?)")
+_CONTRACTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
+"""Words of letters alone that NLTK's tokenizer takes apart."""
 
 
 class Words(list[str]):
@@ -52,7 +57,7 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     head = spaced[: max_words + 1]
     text = " ".join(head)
     too_long = len(text) > len(head) * (max_chars + 1)  # then one is, however it is split
-    found = head if too_long else _tokenizer().tokenize(text)
+    found = head if too_long else _split(text)
     words = Words(found if too_long else found[:max_words])
     words.cut = len(spaced) - len(head) + len(found) - len(words)
     longest = max(words, key=len)
@@ -62,6 +67,16 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
             f"expected at most {max_chars}; shorten it"
         )
     return words
+
+
+def _split(text: str) -> list[str]:
+    """The words of a lower-case text as NLTK's tokenizer gives them. Most queries are letters and a full stop, which
+    need none of its thirty expressions."""
+    if plain := _PLAIN.fullmatch(text):
+        words = [*plain[1].split(), *plain[2]]
+        if _CONTRACTED.isdisjoint(words):
+            return words
+    return _tokenizer().tokenize(text)
 
 
 def _shown(text: str, limit: int = 40) -> str:

@@ -86,11 +86,10 @@ class Vocabulary:
         unknown = rows < 0
         vectors = np.zeros((len(tokens), self.vectors.shape[1]), np.float32)
         vectors[~unknown] = self.vectors[rows[~unknown]]
-        chars = np.zeros((len(tokens), max(MIN_WORD_WIDTH, *map(len, tokens))), np.int64)
-        for row, token in zip(chars, tokens, strict=True):
-            row[: len(token)] = [self._char_id.get(char, 1) for char in token]
+        width = max(MIN_WORD_WIDTH, *map(len, tokens))
+        chars = [[self._char_id.get(char, 1) for char in token] + [0] * (width - len(token)) for token in tokens]
         names = tuple(dict.fromkeys(token for token in tokens if token not in self._row_of))
-        return EncodedWords(vectors, unknown, chars, names, getattr(tokens, "cut", 0))
+        return EncodedWords(vectors, unknown, np.array(chars, np.int64), names, getattr(tokens, "cut", 0))
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":
         """This vocabulary with every word of a GloVe file added; words already known keep their rows.

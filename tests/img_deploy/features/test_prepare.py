@@ -192,6 +192,16 @@ def test_the_result_does_not_share_memory() -> None:
     np.testing.assert_array_equal(mine, CLIPS)
 
 
+def test_what_may_be_shared_is_not_copied(tmp_path: Path) -> None:
+    """A megabyte and a half is copied for each video; or features that were checked change with their file."""
+    mine = CLIPS.copy()
+    np.save(tmp_path / "clips.npy", mine)
+    for given in (mine, mine.astype(np.float64), mine[:, ::-1], np.load(tmp_path / "clips.npy", mmap_mode="r")):
+        result = prepare_video("x", given, None, VIDEO, AUDIO, 128, shared=True).video
+        np.testing.assert_array_equal(result, given)
+        assert np.shares_memory(result, given) == (given is mine)
+
+
 def test_folder_and_array_agree(charades: Callable[..., Path]) -> None:
     """An answer from files would differ from one through the Python API."""
     root = charades({"a": 150})

@@ -1,8 +1,9 @@
 """Sentences to words."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from img_deploy.errors import QueryError
 from img_deploy.text import MAX_CHARS, MAX_WORDS, tokenize
@@ -55,6 +56,18 @@ def test_a_cut_sentence_begins_as_the_whole_one(words, most):
     assert (cut.cut > 0) == (len(whole) > most)
 
 
+PARTS = ("cannot", "gonna", "gimme", "wanna", "gotta", "lemme", "can", "not", "isn't", "door", "x.", "etc.", "1,5")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS) | st.text("abn .", min_size=1, max_size=5), min_size=1, max_size=6))
+def test_plain_text_is_split_as_nltk_does(parts):
+    """The words of a query without punctuation differ from the ones the network was trained on."""
+    text = " ".join(" ".join(parts).split())
+    assume(text)
+    assert tokenize(text) == NLTKWordTokenizer().tokenize(text)
+
+
 def test_too_long_a_word():
     """The limit is off by one, or the message lacks one of the two values."""
     assert tokenize("x" * MAX_CHARS) == ["x" * MAX_CHARS]
@@ -74,13 +87,7 @@ def test_long_hostile_text_is_refused_at_once(sentence, monkeypatch):
 def test_endless_text_is_cut_before_it_is_split(monkeypatch):
     """A megabyte of words takes seconds for the 128 of them that are used."""
     sizes = []
-
-    class Tokenizer:
-        def tokenize(self, text):
-            sizes.append(len(text))
-            return text.split()
-
-    monkeypatch.setattr("img_deploy.text.tokens._tokenizer", Tokenizer)
+    monkeypatch.setattr("img_deploy.text.tokens._split", lambda text: sizes.append(len(text)) or text.split())
     words = tokenize("a " * 500_000)
     assert (len(words), words.cut) == (MAX_WORDS, 500_000 - MAX_WORDS)
     assert sizes == [2 * MAX_WORDS + 1]
