@@ -1,6 +1,5 @@
 """Making and renewing an index: only new and changed videos are encoded, and every commit leaves a whole version."""
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,18 +8,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
 from img_deploy.features.paths import is_remote, plain
-from img_deploy.features.prepare import VideoFeatures
 from img_deploy.runtime.batching import alike
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedVideo
+from img_deploy.runtime.folder_encoder import Encoded, FolderEncoder, Known
 from img_deploy.runtime.index import (
     IndexedVideo,
     Store,
@@ -32,7 +29,7 @@ from img_deploy.runtime.index import (
     table_of,
     why,
 )
-from img_deploy.runtime.predictor import BATCH_SIZE, Predictor
+from img_deploy.runtime.predictor import BATCH_SIZE
 from img_deploy.runtime.request import Listener
 from img_deploy.runtime.workers import Workers
 
@@ -47,20 +44,6 @@ MOST_FILES = 100
 """Files of an index, before small ones are merged: rows are written twice then, and lie there twice for a while."""
 FILE_ROWS = 16_384
 """Rows of a merged file, which is not written again."""
-
-
-class Encoded(NamedTuple):
-    """What became of a video."""
-
-    vid: str
-    digest: str
-    """Of its features as the network takes them; empty where they cannot be read."""
-    result: EncodedVideo | ImgDeployError | None
-    """None: its features are those that it was encoded from before."""
-
-
-Known = tuple[str, str | None]
-"""A video, and the digest of the features that it was encoded from before."""
 
 
 @dataclass
@@ -163,40 +146,6 @@ def only_writer(path: str, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class FolderEncoder:
-    """Encodes batches of a folder's videos; those whose features are those of before are left alone."""
-
-    def __init__(self, folder: FeatureFolder, batch_size: int, predictor: Predictor) -> None:
-        self.folder, self.batch_size, self.predictor = folder, batch_size, predictor
-
-    def __call__(self, batch: Sequence[Known]) -> list[Encoded]:
-        """Raises BackendError."""
-        out: list[Encoded] = []
-        loaded, digests = [], []
-        for (vid, before), features in zip(batch, self.folder.load_each([vid for vid, _ in batch]), strict=True):
-            if isinstance(features, FeatureError):
-                out.append(Encoded(vid, "", features))
-                continue
-            digest = digest_of(features)
-            if digest == before:
-                out.append(Encoded(vid, digest, None))
-            else:
-                loaded.append(features)
-                digests.append(digest)
-        results = self.predictor.encode_features(loaded, self.batch_size)
-        encoded = zip(loaded, digests, results, strict=True)
-        return out + [Encoded(one.vid, digest, result) for one, digest, result in encoded]
-
-
-def digest_of(features: VideoFeatures) -> str:
-    """Of the numbers that the network takes."""
-    digest = hashlib.sha256()
-    for array in (features.video, features.audio):
-        shape = None if array is None else array.shape
-        digest.update(repr(shape).encode() + (b"" if array is None else np.ascontiguousarray(array).tobytes()))
-    return digest.hexdigest()
 
 
 class _Indexing:

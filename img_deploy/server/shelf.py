@@ -16,8 +16,9 @@ from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video, known_spelling
 from img_deploy.features.prepare import VideoFeatures
 from img_deploy.runtime.encoded import EncodedVideo
+from img_deploy.runtime.folder_encoder import digest_of
 from img_deploy.runtime.index import IndexedVideo, VideoIndex, table_of
-from img_deploy.runtime.indexing import digest_of, drop_rows, only_writer
+from img_deploy.runtime.indexing import drop_rows, only_writer
 from img_deploy.runtime.predictor import Predictor
 from img_deploy.server.batcher import BusyError
 
