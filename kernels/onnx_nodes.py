@@ -132,17 +132,31 @@ def gate(op: Nodes, visual: Any, audio: Any, given: Any) -> Any:
     return op.to_storage(op.Add(*parts))
 
 
-def convolution(op: Nodes, x: Any, weight: Any, bias: Any, pads: tuple[int, int], group: int = 1) -> Any:
-    """``x`` [B, C, L], ``weight`` [O, C / group, K], ``bias`` [O] or None -> [B, O, *]."""
+def convolution(op: Nodes, x: Any, weight: Any, bias: Any, pads: Sequence[int], group: int = 1) -> Any:
+    """``x`` [B, C, *], ``weight`` [O, C / group, *], ``bias`` [O] or None -> [B, O, *]."""
     narrow = op.storage == op.brain  # no convolution takes bfloat16 at our opset
     given = [each for each in (x, weight, bias) if each is not None]
     out = op.Conv(*(map(op.to_wide, given) if narrow else given), group=group, pads=[*pads])
     return op.to_storage(out) if narrow else out
 
 
+def columns(op: Nodes, x: Any) -> Any:
+    """[B, L, D] -> [B, D, 1, L], as :func:`depthwise` takes it."""
+    return op.Transpose(op.Unsqueeze(x, [1]), perm=[0, 3, 1, 2])
+
+
 def depthwise(op: Nodes, x: Any, weight: Any, bias: Any, channels: int, taps: int) -> Any:
-    """Each channel by itself, same padding: ``x`` [B, D, L], ``weight`` [D, K], ``bias`` [D] or None."""
-    return convolution(op, x, op.Unsqueeze(weight, [1]), bias, (taps // 2, taps // 2), channels)
+    """Each channel by itself, same padding: ``x`` [B, D, 1, L], ``weight`` [D, K], ``bias`` [D] or None.
+
+    Two axes: ONNX Runtime has fast convolutions, in a layout of its own, for these alone. It enters and leaves that
+    layout without copying where :func:`columns` and :func:`rows` stand.
+    """
+    return convolution(op, x, op.Unsqueeze(weight, [1, 2]), bias, (0, taps // 2, 0, taps // 2), channels)
+
+
+def rows(op: Nodes, x: Any, channels: int) -> Any:
+    """[B, C, 1, L] -> [B * L, C]."""
+    return op.Reshape(op.Transpose(x, perm=[0, 2, 3, 1]), [-1, channels])
 
 
 def swap(op: Nodes, x: Any) -> Any:

@@ -30,15 +30,16 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     """The ONNX body. The recurrence is float32 whatever the storage, as in the reference."""
     stacks, hidden = call.size("weight_hh", 0), call.size("weight_hh", 3)
     rows = op.ints([gate * hidden + row for gate in R_Z_N_TO_Z_R_N for row in range(hidden)])
+    # Time first, as GRU nodes take and give it: between two layers the transpositions cancel and nothing is stacked.
+    x = op.Transpose(given.x, perm=[2, 1, 0, 3])  # [S, L, B, I]
     outputs = []
     for stack in range(stacks):
         own = op.at(given, stack)
         w_ih, w_hh, b_ih, b_hh = (
             op.to_wide(op.Gather(own(name), rows, axis=1)) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
-        x = op.Gather(given.x, op.ints(stack), axis=2)  # [B, L, I]
         y, _ = op.GRU(
-            op.to_wide(op.Transpose(x, perm=[1, 0, 2])),
+            op.to_wide(op.part(x, stack) if stacks > 1 else op.Squeeze(x, [0])),
             w_ih,
             w_hh,
             op.Concat(b_ih, b_hh, axis=1),
@@ -49,8 +50,8 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
             outputs=2,
         )  # [L, 2, B, H]
         both = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, 2 * hidden])
-        outputs.append(op.Unsqueeze(op.to_storage(op.Transpose(both, perm=[1, 0, 2])), [2]))  # [B, L, 1, 2H]
-    return op.Concat(*outputs, axis=2)
+        outputs.append(op.Unsqueeze(op.to_storage(both), [0]))  # [1, L, B, 2H]
+    return op.Transpose(op.Concat(*outputs, axis=0) if stacks > 1 else outputs[0], perm=[2, 1, 0, 3])
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

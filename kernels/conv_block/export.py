@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from img_deploy.kernels.lowering import Call, NodeForm
-from img_deploy.kernels.onnx_nodes import Nodes, depthwise, layer_norm, linear, swap
+from img_deploy.kernels.onnx_nodes import Nodes, columns, depthwise, layer_norm, linear, rows
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Blocks, Dims, PluginForm, Sizes, Variant, by_batch, ceil_div, over_rows
 from img_deploy.kernels.plugin_names import PluginName
@@ -25,8 +25,9 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     for layer in range(layers):
         own = op.at(given, layer)
         normed = op.Mul(layer_norm(op, x, own("norm_weight"), own("norm_bias")), keep)
-        mixed = swap(op, depthwise(op, swap(op, normed), own("depthwise_weight"), None, dim, taps))
-        x = op.Add(x, op.Relu(linear(op, mixed, own("pointwise_weight"), own("pointwise_bias"))))
+        mixed = depthwise(op, columns(op, normed), own("depthwise_weight"), None, dim, taps)
+        hidden = op.Relu(linear(op, rows(op, mixed, dim), own("pointwise_weight"), own("pointwise_bias")))
+        x = op.Add(x, op.Reshape(hidden, op.Shape(given.x)))
     return x
 
 

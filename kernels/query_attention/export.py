@@ -23,8 +23,9 @@ def node_form(_call: Call) -> NodeForm:
 
 
 def body(op: Nodes, call: Call, given: Any) -> Any:
-    """The ONNX body. Two linear layers in a row are one, whose weight is the product of theirs; the pooled query's
-    part of it is the same for every clip.
+    """The ONNX body. Two linear layers in a row are one, whose weight is the product of theirs. Its part for c2q, the
+    words in the proportions of ``over_words``, projects the words instead, of which there are fewer than clips; what
+    is the same for every clip (the pooled query, the bias) is added there: the proportions of a clip sum to 1.
     """
     clips, words, dim = given.clips, given.words, call.size("concat_weight", 0)
     # clips · (words product_weight + clip_weight) + words · word_weight
@@ -40,11 +41,14 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     weight, bias = op.to_wide(of_clips), op.to_wide(given.concat_bias)
     joint_weight = op.to_storage(op.MatMul(weight, op.to_wide(given.attention_weight)))
     joint_bias = op.to_storage(op.Add(op.MatMul(weight, op.to_wide(given.attention_bias)), bias))
-    return op.Add(_projected(op, (clips, c2q, q2c), joint_weight), linear(op, pooled, of_pooled, joint_bias))
+    own, of_c2q, *products = (op.cut(joint_weight, part, dim, axis=1) for part in range(4))
+    projected = op.Add(linear(op, words, of_c2q), linear(op, pooled, of_pooled, joint_bias))  # [B, N, D]
+    features = op.Concat(own, *products, axis=1)
+    return op.Add(_projected(op, (clips, c2q, q2c), features), op.MatMul(over_words, projected))
 
 
 def _projected(op: Nodes, parts: tuple[Any, Any, Any], weight: Any) -> Any:
-    """``Linear([C; c2q; C*c2q; C*q2c])``, [B, L, D], without bias."""
+    """``Linear([C; C*c2q; C*q2c])``, [B, L, D], without bias."""
     if op.storage != op.half:
         return linear(op, _features(op, *parts), weight)
     # The product of two clips leaves the range of fp16 long before they do: such a row is computed at a smaller scale.
@@ -56,7 +60,7 @@ def _projected(op: Nodes, parts: tuple[Any, Any, Any], weight: Any) -> Any:
 
 
 def _features(op: Nodes, clips: Any, c2q: Any, q2c: Any) -> Any:
-    return op.Concat(clips, c2q, op.Mul(clips, c2q), op.Mul(clips, q2c), axis=2)  # [B, L, 4D]
+    return op.Concat(clips, op.Mul(clips, c2q), op.Mul(clips, q2c), axis=2)  # [B, L, 3D]
 
 
 def plugin_form(_name: PluginName) -> PluginForm:
