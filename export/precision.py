@@ -4,13 +4,13 @@ The ops keep float32 islands whatever the storage: softmax, LayerNorm statistics
 """
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.padded import stacked
+from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +49,10 @@ class TypedTorchBackend:
             outputs = self._graphs[graph](*inputs)
         return {tensor.name: value.float().numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
 
-    def _tensor(self, array: NDArray[Any], dtype: str) -> "torch.Tensor":
+    def _tensor(self, values: Values | list[Values], dtype: str) -> "torch.Tensor":
         import torch
 
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        tensor = torch.from_numpy(np.require(stacked(values), requirements=["C", "W"]))
         return tensor.to(_dtype(self.precision)) if dtype == "float" else tensor
 
     def notes(self) -> dict[str, str]:

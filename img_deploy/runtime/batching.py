@@ -5,10 +5,7 @@ The answers do not depend on how items are batched; only the time does.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from img_deploy.errors import FeatureError, InputError
 from img_deploy.features.checks import Where
@@ -76,40 +73,3 @@ def alike(
         chosen = set(order[:batch_size])
         yield [vid for row, (vid, _, _) in enumerate(ahead) if row in chosen]
         ahead = [one for row, one in enumerate(ahead) if row not in chosen]
-
-
-def pad_stack(
-    arrays: Sequence[NDArray[Any]], length: int | None = None, width: int | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Stack arrays of different lengths, zeros after the end of each.
-
-    Args:
-        arrays: B arrays [n, ...], of one dtype, alike in every axis but the first.
-        length: padded length, by default the longest n.
-        width: pad the second axis too, to this width (characters of words); the arrays may then differ in it.
-
-    Returns:
-        stacked [B, length, ...] of the arrays' dtype, and the mask [B, length], True at real positions. A single
-        array that needs no padding is not copied.
-
-    Raises:
-        ValueError: no arrays, an array longer or wider than asked for, or arrays that do not fit each other.
-    """
-    if not len(arrays):
-        raise ValueError("got no arrays to stack")
-    length = max(len(array) for array in arrays) if length is None else length
-    kinds = {(array.dtype, array.shape[1 if width is None else 2 :], array.ndim) for array in arrays}
-    if len(kinds) > 1:
-        raise ValueError(f"got arrays of different kinds: {', '.join(sorted(map(str, kinds)))}")
-    if len(arrays) == 1 and len(arrays[0]) == length and (width is None or arrays[0].shape[1] == width):
-        return arrays[0][None], np.ones((1, length), np.bool_)
-    inner = arrays[0].shape[1:] if width is None else (width, *arrays[0].shape[2:])
-    stacked = np.zeros((len(arrays), length, *inner), arrays[0].dtype)  # [B, length, ...]
-    mask = np.zeros((len(arrays), length), np.bool_)
-    for row, array in enumerate(arrays):
-        if len(array) > length or (width is not None and array.shape[1] > width):
-            raise ValueError(f"got an array {array.shape}, expected at most {(length, *inner)}")
-        place = tuple(slice(size) for size in (array.shape if width is None else array.shape[:2]))
-        stacked[row][place] = array
-        mask[row, : len(array)] = True
-    return stacked, mask

@@ -1,10 +1,12 @@
 """A query on its way, and what the encoders make of a video and of a query: computed once, asked many times."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from img_deploy.runtime.backends.protocol import Values, on_host
 from img_deploy.text.vocabulary import EncodedWords
 
 Floats = NDArray[np.floating]
@@ -33,9 +35,9 @@ class EncodedVideo:
     """One video of L clips, independent of any query. Of use to the network that made it alone."""
 
     vid: str
-    visual_clips: Floats
-    """[L, D]"""
-    audio_clips: Floats | None
+    visual: Values
+    """[L, D], where it was computed: a backend on a GPU reads it there."""
+    audio: Values | None
     """[L, D]; None for a video without sound, which the visual head answers."""
     source_clips: int
     """Clips before down-sampling."""
@@ -45,7 +47,21 @@ class EncodedVideo:
     @property
     def clips(self) -> int:
         """L."""
-        return len(self.visual_clips)
+        return int(self.visual.shape[0])
+
+    @property
+    def visual_clips(self) -> Floats:
+        """[L, D], in host memory."""
+        return on_host(self.visual)
+
+    @property
+    def audio_clips(self) -> Floats | None:
+        """[L, D], in host memory; None for a video without sound."""
+        return None if self.audio is None else on_host(self.audio)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets what lies in host memory."""
+        return {**self.__dict__, "visual": self.visual_clips, "audio": self.audio_clips}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +71,9 @@ class EncodedQuery:
     query: str
     """The sentence; empty where token features were given without it."""
     qid: int | None
-    visual_words: Floats
-    """[N, D]"""
-    audio_words: Floats
+    visual: Values
+    """[N, D], where it was computed: a backend on a GPU reads it there."""
+    audio: Values
     """[N, D]"""
     unknown: tuple[str, ...] = ()
     """Words that the vocabulary does not know, each once."""
@@ -71,4 +87,18 @@ class EncodedQuery:
     @property
     def words(self) -> int:
         """N."""
-        return len(self.visual_words)
+        return int(self.visual.shape[0])
+
+    @property
+    def visual_words(self) -> Floats:
+        """[N, D], in host memory."""
+        return on_host(self.visual)
+
+    @property
+    def audio_words(self) -> Floats:
+        """[N, D], in host memory."""
+        return on_host(self.audio)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets what lies in host memory."""
+        return {**self.__dict__, "visual": self.visual_words, "audio": self.audio_words}

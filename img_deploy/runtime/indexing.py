@@ -196,7 +196,7 @@ class _Indexing:
             if (error := self.index.facts.refusal(video)) is not None:
                 return self.take(one._replace(result=error))
             seconds = by_video(self.durations, one.vid)
-            sound = video.audio_clips is not None
+            sound = video.audio is not None
             entry = IndexedVideo(one.vid, video.clips, video.source_clips, sound, seconds, mark, one.digest)
             self._rows.append((entry, video))
             if time.monotonic() - self._last > COMMIT_SECONDS:

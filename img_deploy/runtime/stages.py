@@ -6,15 +6,16 @@ the network has no finite result for an item, the error that says so stands in i
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from math import isfinite
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
-from img_deploy.runtime.batching import bucket_batches, pad_stack
+from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values
+from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of
 from img_deploy.runtime.spans import check_options, decode_spans
@@ -62,21 +63,20 @@ def encode_videos(
 def _encode_videos(
     run: Run, audio_width: int, network: str, batch: list[VideoFeatures]
 ) -> list[EncodedVideo | FeatureError]:
-    silence = np.zeros((0, audio_width), np.float32)
-    video, mask = pad_stack([item.video for item in batch])  # [B, L, Dv], [B, L]
-    sounds = [silence if item.audio is None else item.audio for item in batch]
-    audio, _ = pad_stack(sounds, length=mask.shape[1])  # [B, L, Da]
-    out = run("video_encoder", {"video": video, "audio": audio, "clip_mask": mask})
+    lengths = [len(item.video) for item in batch]
+    feeds = {
+        "video": [item.video for item in batch],
+        "audio": [_silence(len(item.video), audio_width) if item.audio is None else item.audio for item in batch],
+        "clip_mask": _mask(lengths),
+    }
+    out = run("video_encoder", feeds)
+    visual, audio = (_each(out[name], lengths) for name in ("visual_clips", "audio_clips"))
+    # What silence was encoded to is of no use: the visual head answers.
+    sounds = [None if item.audio is None else sound for item, sound in zip(batch, audio, strict=True)]
     encoded: list[EncodedVideo | FeatureError] = []
-    for row, item in enumerate(batch):
-        # Copies: one video must not hold the memory of its batch.
-        visual = out["visual_clips"][row, : len(item.video)].copy()
-        # What silence was encoded to is of no use: the visual head answers.
-        sound = None if item.audio is None else out["audio_clips"][row, : len(item.video)].copy()
-        if _finite(visual, sound):
-            encoded.append(EncodedVideo(item.vid, visual, sound, item.source_clips, network))
-        else:
-            encoded.append(_no_result(item.vid or "the video"))
+    for item, *streams, good in zip(batch, visual, sounds, _finite(visual, sounds), strict=True):
+        made = EncodedVideo(item.vid, *streams, item.source_clips, network)
+        encoded.append(made if good else _no_result(item.vid or "the video"))
     return encoded
 
 
@@ -95,26 +95,23 @@ def words_of(query: Query) -> int:
 
 
 def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQuery | FeatureError]:
+    lengths = [words_of(item) for item in batch]
     words = [item.content for item in batch if isinstance(item.content, EncodedWords)]
+    feeds: dict[str, Any] = {"word_mask": _mask(lengths)}
     if words:
-        vectors, mask = pad_stack([one.word_vectors for one in words])  # [B, N, 300], [B, N]
-        unknown, _ = pad_stack([one.word_unknown for one in words])  # [B, N]
-        width = max(one.char_ids.shape[1] for one in words)
-        chars, _ = pad_stack([one.char_ids for one in words], width=width)  # [B, N, W]
-        feeds = {"word_vectors": vectors, "word_unknown": unknown, "char_ids": chars, "word_mask": mask}
+        feeds["word_vectors"] = [one.word_vectors for one in words]
+        feeds["word_unknown"] = [one.word_unknown for one in words]
+        feeds["char_ids"] = [one.char_ids for one in words]
     else:
-        tokens, mask = pad_stack([item.content for item in batch if isinstance(item.content, np.ndarray)])
-        feeds = {"text": tokens, "word_mask": mask}  # [B, N, Dt], [B, N]
+        feeds["text"] = [item.content for item in batch]
     out = run("query_encoder", feeds)
+    visual, audio = (_each(out[name], lengths) for name in ("visual_words", "audio_words"))
     encoded: list[EncodedQuery | FeatureError] = []
-    for row, item in enumerate(batch):
-        visual, audio = (out[name][row, : words_of(item)].copy() for name in ("visual_words", "audio_words"))
-        if not _finite(visual, audio):
-            encoded.append(_no_result(item.name))
-            continue
+    for item, *streams, good in zip(batch, visual, audio, _finite(visual, audio), strict=True):
         known = item.content if isinstance(item.content, EncodedWords) else None
         facts = (known.unknown, known.all_unknown, known.cut) if known else ((), False, 0)
-        encoded.append(EncodedQuery(item.sentence, item.qid, visual, audio, *facts, network=network))
+        made = EncodedQuery(item.sentence, item.qid, *streams, *facts, network=network)
+        encoded.append(made if good else _no_result(item.name))
     return encoded
 
 
@@ -128,7 +125,7 @@ def ground_pairs(
     check_options(top_k, nms)
     answers: dict[int, Answer | FeatureError] = {}
     for graph in ("grounder", "visual_grounder"):
-        rows = [row for row, (video, *_) in enumerate(pairs) if (video.audio_clips is None) is (graph != "grounder")]
+        rows = [row for row, (video, *_) in enumerate(pairs) if (video.audio is None) is (graph != "grounder")]
         ground = partial(_ground, run, graph, top_k, nms)
         found = in_batches([pairs[row] for row in rows], lambda pair: pair[0].clips, batch_size, ground)
         answers.update(zip(rows, found, strict=True))
@@ -136,16 +133,20 @@ def ground_pairs(
 
 
 def _ground(run: Run, graph: str, top_k: int, nms: float, batch: list[Pair]) -> list[Answer | FeatureError]:
-    visual, clip_mask = pad_stack([video.visual_clips for video, _, _ in batch])  # [B, L, D], [B, L]
-    visual_words, word_mask = pad_stack([query.visual_words for _, query, _ in batch])  # [B, N, D], [B, N]
-    feeds = {"visual_clips": visual, "visual_words": visual_words, "clip_mask": clip_mask, "word_mask": word_mask}
+    clips = [video.clips for video, _, _ in batch]
+    feeds: dict[str, Any] = {
+        "visual_clips": [video.visual for video, _, _ in batch],
+        "visual_words": [query.visual for _, query, _ in batch],
+        "clip_mask": _mask(clips),
+        "word_mask": _mask([query.words for _, query, _ in batch]),
+    }
     if graph == "grounder":
-        feeds["audio_clips"], _ = pad_stack([v.audio_clips for v, _, _ in batch if v.audio_clips is not None])
-        feeds["audio_words"], _ = pad_stack([query.audio_words for _, query, _ in batch])
+        feeds["audio_clips"] = [video.audio for video, _, _ in batch]
+        feeds["audio_words"] = [query.audio for _, query, _ in batch]
     out = run(graph, feeds)
-    good = [row for row, (video, _, _) in enumerate(batch) if _has_result(out, row, video.clips)]
+    good = _with_result(out, clips)
     starts, ends = out["start_logits"][good], out["end_logits"][good]
-    spans = dict(zip(good, decode_spans(starts, ends, [batch[row][0].clips for row in good], top_k, nms), strict=True))
+    spans = dict(zip(good, decode_spans(starts, ends, [clips[row] for row in good], top_k, nms), strict=True))
     return [
         _answer(out, row, pair, spans[row])
         if row in spans
@@ -176,17 +177,54 @@ def _answer(out: Outputs, row: int, pair: Pair, spans: list[tuple[int, int, floa
     )
 
 
-def _has_result(out: Outputs, row: int, clips: int) -> bool:
-    """Whether everything that an answer is made of is a number. A logit may be -inf, a masked one in half precision."""
-    logits = (out[name][row, :clips] for name in ("start_logits", "end_logits"))
-    rest = (
-        values[row] if values.ndim == 1 else values[row, :clips] for name, values in out.items() if "logits" not in name
-    )
-    return all((one < np.inf).all() for one in logits) and _finite(*rest)
+def _with_result(out: Outputs, clips: list[int]) -> list[int]:
+    """The rows of which everything that an answer is made of is a number. A logit may be -inf, a masked one in half
+    precision."""
+    rows = range(len(clips))
+    if np.isfinite(np.concatenate([values.ravel() for values in out.values()])).all():
+        return list(rows)
+
+    def real(name: str, row: int) -> NDArray[Any]:
+        values: NDArray[Any] = out[name][row, : clips[row]] if out[name].ndim > 1 else out[name][row]
+        return np.maximum(values, 0) if "logits" in name else values
+
+    return [row for row in rows if all(np.isfinite(real(name, row)).all() for name in out)]
 
 
-def _finite(*arrays: NDArray[np.floating] | None) -> bool:
-    return all(array is None or np.isfinite(array).all() for array in arrays)
+def _mask(lengths: list[int]) -> NDArray[np.bool_]:
+    """[B, longest], True at real clips or words."""
+    mask = np.ones((len(lengths), max(lengths)), np.bool_)
+    for row, length in enumerate(lengths):
+        mask[row, length:] = False
+    return mask
+
+
+def _silence(clips: int, width: int) -> NDArray[np.float32]:
+    """[clips, width] of zeros, which take no memory."""
+    return np.broadcast_to(np.float32(0), (clips, width))
+
+
+def _each(values: Values, lengths: list[int]) -> list[Values]:
+    """What is real of each sample [B, L, D]; copies, where one sample would hold the memory of others."""
+    rows = [values[row, :length] for row, length in enumerate(lengths)]
+    if len(rows) == 1:
+        return rows
+    return [row.copy() if isinstance(row, np.ndarray) else row.clone() for row in rows]
+
+
+def _finite(visual: list[Values], audio: list[Values | None]) -> list[bool]:
+    """Whether both streams of each sample hold numbers alone; there may be no second one."""
+    arrays = [one for one in (*visual, *audio) if one is not None]
+    if all(isinstance(one, np.ndarray) for one in arrays):
+        flags = [bool(np.isfinite(one).all()) for one in arrays]
+    else:
+        import torch
+
+        # Sums, and one wait for the device: of many finite halves, too, the sum is a finite float32.
+        sums = torch.stack([one.sum(dtype=torch.float32) for one in arrays]).tolist()
+        flags = [isfinite(each) or bool(one.isfinite().all()) for each, one in zip(sums, arrays, strict=True)]
+    others = iter(flags[len(visual) :])
+    return [(sound is None or next(others)) and good for good, sound in zip(flags, audio, strict=False)]
 
 
 def _name(pair: Pair) -> str:

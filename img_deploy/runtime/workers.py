@@ -109,4 +109,5 @@ def open_workers(
     if count is not None:
         raise InputError("--workers: is for --engine ray; drop it, or add that")
     predictor = Predictor(bundle, rules, choose(bundle, backend, threads=1))
-    return ThisProcess(predictor, (threads or usable_cpus()) if predictor.choice.backend.device == "cpu" else 1)
+    # On a GPU, what the host does for one batch and the copies of it overlap with the graph of the other.
+    return ThisProcess(predictor, (threads or usable_cpus()) if predictor.choice.backend.device == "cpu" else 2)

@@ -109,7 +109,7 @@ class Shelf:
         if uploaded is not None:
             video = uploaded.video
             seconds = self.seconds(vid, video.source_clips)
-            return VideoFacts(vid, video.clips, video.source_clips, video.audio_clips is not None, seconds)
+            return VideoFacts(vid, video.clips, video.source_clips, video.audio is not None, seconds)
         if library is None:
             raise UnknownVideoError(f"no video {vid[:80]!r}; GET /v1/videos lists them")
         source = library.source_clips(vid)
@@ -197,7 +197,7 @@ class Shelf:
                     )
                 self._uploads[video.vid] = _Uploaded(video, duration)
             return
-        facts, sound = self.library.facts, video.audio_clips is not None
+        facts, sound = self.library.facts, video.audio is not None
         if (refusal := facts.refusal(video)) is not None:
             raise refusal
         entry = IndexedVideo(video.vid, video.clips, video.source_clips, sound, duration, "", digest_of(features))
@@ -234,4 +234,4 @@ class Shelf:
 
 
 def _bytes(video: EncodedVideo) -> int:
-    return video.visual_clips.nbytes + (0 if video.audio_clips is None else video.audio_clips.nbytes)
+    return int(video.visual.nbytes + (0 if video.audio is None else video.audio.nbytes))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from img_deploy.errors import BackendError
 from img_deploy.model.graphs import GraphSpec, TensorSpec
-from img_deploy.runtime.backends.protocol import Feeds
+from img_deploy.runtime.backends.protocol import Feeds, Values
 
 BATCH = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 CLIPS = (16, 32, 48, 64, 96, 128)
@@ -102,21 +102,25 @@ def sizes_of(spec: GraphSpec, feeds: Feeds) -> dict[str, int]:
     for tensor in spec.inputs:
         if tensor.name not in feeds:
             raise BackendError(f"{spec.name}: got no {tensor.name}, expected {', '.join(t.name for t in spec.inputs)}")
-        shape = tuple(feeds[tensor.name].shape)
-        if len(shape) == len(tensor.axes):
-            for axis, size in zip(tensor.axes, shape, strict=True):
-                if isinstance(axis, str):
-                    sizes.setdefault(axis, size)
-        if shape != shape_of(tensor, _Known(sizes)):
-            wanted = ", ".join(
-                str(sizes.get(axis, axis)) if isinstance(axis, str) else str(axis) for axis in tensor.axes
-            )
+        shape = _shape(feeds[tensor.name], tensor)
+        fits = len(shape) == len(tensor.axes)
+        for axis, size in zip(tensor.axes, shape, strict=False):
+            fits = fits and size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+        if not fits:
+            wanted = ", ".join(str(sizes.get(str(axis), axis)) for axis in tensor.axes)
             raise BackendError(f"{spec.name}: {tensor.name} has shape {list(shape)}, expected [{wanted}]")
     return sizes
 
 
-class _Known(dict[str, int]):
-    """Sizes by axis; an axis that no input has told yet fits no size."""
-
-    def __missing__(self, axis: str) -> int:
-        return -1
+def _shape(values: Values | list[Values], tensor: TensorSpec) -> tuple[int, ...]:
+    """[B, ...] of an input, as long as its longest sample; of its widths one that is not as declared, if there is."""
+    if not isinstance(values, list):
+        return tuple(values.shape)
+    shapes = {tuple(each.shape) for each in values}
+    if len(shapes) == 1:
+        return (len(values), *shapes.pop())
+    sizes = zip(tensor.axes[1:], zip(*shapes, strict=False), strict=False)
+    return (
+        len(values),
+        *(max(each) if isinstance(axis, str) else next((n for n in each if n != axis), axis) for axis, each in sizes),
+    )

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GraphSpec, TensorSpec
-from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of, sizes_of
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.buckets import Bucket, Ladders, sizes_of
+from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
 Arrays = Mapping[str, NDArray[Any]]
 Part = Callable[[slice], Outputs]
@@ -18,12 +18,9 @@ Part = Callable[[slice], Outputs]
 class FixedRun(Protocol):
     """A graph at the sizes of one bucket. For one thread at a time."""
 
-    @property
-    def inputs(self) -> Arrays:
-        """Memory on the host that the next call reads, at the bucket's sizes."""
-
-    def __call__(self) -> Arrays:
-        """Outputs at the bucket's sizes, valid until the next call."""
+    def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
+        """Outputs of samples that fit the bucket, of the sizes that they have (axis -> size). A later call does not
+        change them."""
 
 
 def run_padded(
@@ -51,10 +48,7 @@ def run_padded(
     def part(rows: slice) -> Outputs:
         own = {**sizes, "batch": rows.stop - rows.start}
         run = open_run(ladders.bucket(spec.name, own))
-        for name, held in run.inputs.items():
-            fill(held, feeds[name][rows])
-        outputs = run()
-        return {tensor.name: _real(outputs[tensor.name], shape_of(tensor, own)) for tensor in spec.outputs}
+        return run({tensor.name: feeds[tensor.name][rows] for tensor in spec.inputs}, own)
 
     return _joined((in_parts or parts_of(ladders.most("batch")))(sizes["batch"], part))
 
@@ -64,24 +58,59 @@ def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
     return lambda batch, part: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
 
 
-def fill(held: NDArray[Any], values: NDArray[Any]) -> None:
+def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     """Write ``values`` into the first rows, clips, words, ... of ``held``, and zeros beside them.
 
     The rest has to be written too: what an earlier request left there may be infinite, and infinity times a mask's
     zero is NaN.
     """
-    real: tuple[slice, ...] = ()
-    for size, room in zip(values.shape, held.shape, strict=True):
-        if size < room:
-            held[(*real, slice(size, None))] = 0
-        real = (*real, slice(size))
-    if (held.dtype, values.dtype) == (np.float16, np.float32):
+    if not isinstance(values, list):
+        _write(held, on_host(values))
+        return
+    for place, one in zip(held, values, strict=False):
+        _write(place, on_host(one))
+    held[len(values) :] = 0
+
+
+def _write(held: NDArray[Any], values: NDArray[Any]) -> None:
+    for axis, size in enumerate(values.shape):
+        if size < held.shape[axis]:
+            rest = (slice(None),) * axis
+            held[(*rest, slice(size, None))] = 0
+            held = held[(*rest, slice(size))]
+    if held.dtype == values.dtype:
+        np.copyto(held, values)
+    elif held.dtype == np.float16 and values.dtype == np.float32:
         import torch  # NumPy converts number by number, thirty times as slow
 
-        torch.from_numpy(held[real]).copy_(torch.from_numpy(np.require(values, requirements="W")))
-        return
-    with np.errstate(over="ignore"):  # beyond the range of fp16 is infinite
-        np.copyto(held[real], values, casting="same_kind")
+        values = values if values.flags.writeable else values.copy()
+        torch.from_numpy(held).copy_(torch.from_numpy(values))
+    else:
+        with np.errstate(over="ignore"):  # beyond the range of fp16 is infinite
+            np.copyto(held, values, casting="same_kind")
+
+
+def stacked(values: Values | list[Values]) -> NDArray[Any]:
+    """[B, ...] in host memory, zeros after the end of each sample. A single sample is not copied.
+
+    Raises ValueError: floating point rows that differ in more than their length.
+    """
+    if not isinstance(values, list):
+        return on_host(values)
+    rows = [on_host(each) for each in values]
+    if len(rows) == 1:
+        return rows[0][None]
+    if rows[0].dtype.kind == "f" and len({row.shape[1:] for row in rows}) > 1:
+        raise ValueError(f"got rows of shapes {sorted({row.shape for row in rows})}, expected one width")
+    longest = map(max, zip(*(row.shape for row in rows), strict=True))
+    held = np.empty((len(rows), *longest), np.result_type(*{row.dtype for row in rows}))
+    fill(held, rows)
+    return held
+
+
+def cut(values: Values, tensor: TensorSpec, sizes: Mapping[str, int]) -> Values:
+    """The part of a padded tensor that is real: a view."""
+    return values[tuple([slice(sizes[axis] if isinstance(axis, str) else axis) for axis in tensor.axes])]
 
 
 def host_dtype(tensor: TensorSpec, storage: str) -> np.dtype[Any]:
@@ -96,12 +125,8 @@ def host_dtype(tensor: TensorSpec, storage: str) -> np.dtype[Any]:
     return np.dtype("float32" if storage == "bf16" else ELEMENT_TYPES[storage].torch)
 
 
-def _real(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    return values[tuple(slice(size) for size in shape)].copy()
-
-
 def _joined(parts: list[Outputs]) -> Outputs:
     """Outputs of consecutive parts of a batch as those of the batch."""
     if len(parts) == 1:
         return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([on_host(part[name]) for part in parts]) for name in parts[0]}

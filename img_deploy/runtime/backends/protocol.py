@@ -3,10 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-Feeds = Mapping[str, NDArray[Any]]
-Outputs = dict[str, NDArray[Any]]
+Values = Any
+"""An array of NumPy, or a tensor of PyTorch on the device that computed it."""
+Feeds = Mapping[str, Values | list[Values]]
+"""Inputs by name: [B, ...], or a list with the real clips or words of each sample, as many as its mask says."""
+Outputs = dict[str, Values]
+
+
+def on_host(values: Values) -> NDArray[Any]:
+    """Values in host memory; those that lie there are not copied. NumPy has no bfloat16: float32 is given for it."""
+    if isinstance(values, np.ndarray):
+        return values
+    host = values.cpu()
+    return host.float().numpy() if str(host.dtype) == "torch.bfloat16" else host.numpy()
 
 
 class Backend(Protocol):
@@ -26,6 +38,9 @@ class Backend(Protocol):
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         """Outputs of a graph, by the names of :func:`img_deploy.model.graphs.graph_specs`.
+
+        What is a ``float`` there (encoded clips and words) may stay on the device, and be given to a later run as it
+        is; everything else is in host memory.
 
         Args:
             graph: one of ``GRAPH_NAMES``.

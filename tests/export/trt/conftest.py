@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -83,8 +84,8 @@ class HostStream:
 
     host_memory = device_memory
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        target.copy_(source)
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
         if HostStream.captures_fail:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from img_deploy.features import open_folder
 from img_deploy.runtime.backends.choose import Choice
+from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.text.vocabulary import EncodedWords, Vocabulary
@@ -40,7 +41,7 @@ class Recorder:
         if "start_logits" in out:
             for row, mask in enumerate(feeds["clip_mask"]):
                 clips, words = int(mask.sum()), int(feeds["word_mask"][row].sum())
-                pair = feeds["visual_clips"][row, :clips], feeds["visual_words"][row, :words]
+                pair = (on_host(feeds[f"visual_{kind}"][row])[:n] for kind, n in (("clips", clips), ("words", words)))
                 self.logits.append((*pair, np.stack([out[f"{end}_logits"][row, :clips] for end in ("start", "end")])))
         return out
 

@@ -16,6 +16,7 @@ from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.op import Op
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.network import IMGNetwork
+from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.backends.triton.backend import TritonBackend
 from img_deploy.runtime.backends.triton.captured_run import StaticRun
@@ -112,7 +113,7 @@ def check(found: dict, expected: dict, row: int, tolerance: float) -> None:
     """Compare one sample of a batch with itself alone."""
     for name, values in expected.items():
         real = tuple(slice(size) for size in values.shape[1:])
-        got = found[name][(row, *real)].astype(np.float64)
+        values, got = on_host(values), on_host(found[name])[(row, *real)].astype(np.float64)
         assert np.isfinite(got).all(), name
         worst = np.abs(got - values[0]).max()
         assert worst <= tolerance, f"{name}: off by {worst:.2e}, allowed {tolerance:.0e}"

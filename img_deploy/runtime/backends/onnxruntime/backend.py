@@ -12,6 +12,7 @@ from img_deploy.hardware import usable_cpus, version_of, why_no_gpu
 from img_deploy.kernels.dtypes import named
 from img_deploy.model.graphs import GRAPH_NAMES
 from img_deploy.runtime.backends.lifetime import NativeBackend
+from img_deploy.runtime.backends.padded import stacked
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class OrtBackend(NativeBackend):
         session = self.session(graph)
         inputs: dict[str, np.ndarray] = {
             # A graph need not use everything (an ablation without sound has no use for it).
-            node.name: np.ascontiguousarray(feeds[node.name], named("onnxruntime", node.type).torch)
+            node.name: np.ascontiguousarray(stacked(feeds[node.name]), named("onnxruntime", node.type).torch)
             for node in session.get_inputs()
         }
         names = [node.name for node in session.get_outputs()]

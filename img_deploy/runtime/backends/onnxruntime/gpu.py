@@ -4,6 +4,7 @@ Requests are padded to a bucket; each bucket has memory of its own on the GPU, b
 a GPU; the binding, padding and cutting are the same on a CPU and tested there.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from img_deploy.runtime.backends.buckets import Bucket, Ladders
 from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.graph_cache import GraphCache
 from img_deploy.runtime.backends.onnxruntime.backend import CPU, OrtBackend, why_not
-from img_deploy.runtime.backends.padded import Arrays, run_padded
+from img_deploy.runtime.backends.padded import cut, fill, run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -52,17 +53,17 @@ class BoundRun:
     ) -> None:
         import onnxruntime
 
-        self._session, self._number = session, number
+        self._session, self._number, self._outs = session, number, spec.outputs
         tensors = {tensor.name: tensor for tensor in (*spec.inputs, *spec.outputs)}
         self._binding = session.io_binding()
-        self.inputs: dict[str, NDArray[Any]] = {}
+        self._inputs: dict[str, NDArray[Any]] = {}
         self._values: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
         self._captured = number < 0
         allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         for node in session.get_inputs():
             shape, dtype = bucket.shape(tensors[node.name]), np.dtype(named("onnxruntime", node.type).torch)
-            self.inputs[node.name] = np.zeros(shape, dtype)
+            self._inputs[node.name] = np.zeros(shape, dtype)
             self._values[node.name] = allocate(shape, dtype, device, 0)
             self._binding.bind_ortvalue_input(node.name, self._values[node.name])
         for node in session.get_outputs():
@@ -70,11 +71,12 @@ class BoundRun:
             self._outputs[node.name] = allocate(shape, dtype, device, 0)
             self._binding.bind_ortvalue_output(node.name, self._outputs[node.name])
 
-    def __call__(self) -> Arrays:
-        """Outputs at the bucket's sizes. The first call captures."""
+    def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
+        """Outputs of samples that fit the bucket, of the sizes that they have. The first call captures."""
         import onnxruntime
 
-        for name, held in self.inputs.items():
+        for name, held in self._inputs.items():
+            fill(held, feeds[name])
             self._values[name].update_inplace(held)
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(self._number))
@@ -82,7 +84,8 @@ class BoundRun:
             self._session.run_with_iobinding(self._binding, options)
             self._binding.synchronize_outputs()
         self._captured = True
-        return {name: value.numpy() for name, value in self._outputs.items()}
+        # A copy: on a CPU, the array is the memory that the next run writes to.
+        return {tensor.name: cut(self._outputs[tensor.name].numpy(), tensor, sizes).copy() for tensor in self._outs}
 
 
 class OrtGpuBackend(OrtBackend):

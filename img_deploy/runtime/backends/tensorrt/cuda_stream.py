@@ -4,7 +4,8 @@ Not yet run on a GPU.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from img_deploy.runtime.backends.cuda import capturing
 
@@ -35,10 +36,9 @@ class CudaStream:
         """``size`` bytes of pinned memory: uint8 [size]. Copies to and from it do not hold the processor up."""
         return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
 
-    def copy(self, target: "Tensor", source: "Tensor") -> None:
-        """Start a copy on the stream."""
-        with self._torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
+    def current(self) -> AbstractContextManager[Any]:
+        """Context in which PyTorch's work goes to the stream."""
+        return self._torch.cuda.stream(self._stream)  # type: ignore[no-any-return]
 
     def captured(self, launch: Callable[[], None]) -> Callable[[], None]:
         """What ``launch`` puts on the stream, as one CUDA graph to be replayed on it.
@@ -53,7 +53,7 @@ class CudaStream:
             launch()
 
         def replay() -> None:
-            with self._torch.cuda.stream(self._stream):
+            with self.current():
                 graph.replay()
 
         return replay

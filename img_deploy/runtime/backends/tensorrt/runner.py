@@ -5,7 +5,8 @@ which is safe because a runner does one thing after another. A context keeps its
 the stream is captured into a CUDA graph. Not yet run on a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,13 +14,15 @@ from img_deploy.errors import BackendError, one_line
 from img_deploy.model.graphs import TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, shape_range, sizes_of
 from img_deploy.runtime.backends.cuda import capturing
+from img_deploy.runtime.backends.device_run import DeviceRun, stays
 from img_deploy.runtime.backends.graph_cache import GraphCache
-from img_deploy.runtime.backends.padded import Arrays, parts_of, run_padded
+from img_deploy.runtime.backends.padded import parts_of, run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.tensorrt.engine import OpenEngine
 from img_deploy.runtime.backends.tensorrt.profiles import ladders, most_samples, profile_for
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MOST_BUCKETS = 64
@@ -33,29 +36,9 @@ class Stream(Protocol):
     def handle(self) -> int: ...
     def device_memory(self, size: int) -> "Tensor": ...
     def host_memory(self, size: int) -> "Tensor": ...
-    def copy(self, target: "Tensor", source: "Tensor") -> None: ...
+    def current(self) -> AbstractContextManager[Any]: ...
     def captured(self, launch: Callable[[], None]) -> Callable[[], None]: ...
     def wait(self) -> None: ...
-
-
-class _Memory:
-    """Memory of one tensor on the device and, pinned, on the host, as large as the engine lets it grow."""
-
-    def __init__(self, stream: Stream, elements: int, dtype: Any) -> None:
-        import torch
-
-        # NumPy has no bfloat16: float32 on the host, converted by the copy.
-        self._dtypes = (dtype, torch.float32 if dtype == torch.bfloat16 else dtype)
-        device, host = (elements * each.itemsize for each in self._dtypes)
-        self.device, self._host = stream.device_memory(device), stream.host_memory(host)
-
-    def views(self, shape: tuple[int, ...]) -> "tuple[Tensor, Tensor]":
-        """Device and host memory of a tensor of this shape."""
-        device, host = (
-            memory[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
-            for memory, dtype in zip((self.device, self._host), self._dtypes, strict=True)
-        )
-        return device, host
 
 
 class EngineRunner:
@@ -72,11 +55,28 @@ class EngineRunner:
         self.broken = False
         """Whether a run failed halfway: what the runner holds may be anything then."""
         self.specs: dict[str, TensorSpec] = {each.name: each for each in (*engine.spec.inputs, *engine.spec.outputs)}
-        self.memory: dict[str, _Memory] = {}
-        for name, kind in {**engine.inputs, **engine.outputs}.items():
-            most = max(prod(shape_range(self.specs[name], profile)[2]) for profile in engine.record.profiles)
-            self.memory[name] = _Memory(stream, most, getattr(torch, kind))
+        self.types: dict[str, torch.dtype] = {
+            name: getattr(torch, kind) for name, kind in {**engine.inputs, **engine.outputs}.items()
+        }
+        self.memory = {
+            name: stream.device_memory(self._most(name) * kind.itemsize) for name, kind in self.types.items()
+        }
+        self.host = {
+            name: stream.host_memory(self._most(name) * self.host_type(name).itemsize) for name in engine.inputs
+        }
+        leaving = [each.name for each in engine.spec.outputs if not stays(each)]
+        self.back = stream.host_memory(sum(map(self._most, leaving)) * torch.float32.itemsize).view(torch.float32)
         self.scratch = stream.device_memory(max(int(engine.engine.device_memory_size_v2), 1))
+
+    def _most(self, name: str) -> int:
+        """Elements of a tensor as large as the engine lets it grow."""
+        return max(prod(shape_range(self.specs[name], profile)[2]) for profile in self.engine.record.profiles)
+
+    def host_type(self, name: str) -> "torch.dtype":
+        """What a tensor is on the host. NumPy has no bfloat16: float32 there, converted by the copy."""
+        import torch
+
+        return torch.float32 if self.types[name] == torch.bfloat16 else self.types[name]
 
     def run(self, feeds: Feeds) -> Outputs:
         """Outputs for a batch of any size; bfloat16 becomes float32.
@@ -102,32 +102,34 @@ class EngineRunner:
         return BackendError(f"backend {self.engine.edition.name}: {self.engine.spec.name} {what}{said}")
 
 
-class ContextRun:
+class ContextRun(DeviceRun):
     """An execution context at fixed sizes."""
 
     def __init__(self, runner: EngineRunner, bucket: Bucket) -> None:
-        self._runner, self._bucket = runner, bucket
-        engine, memory = runner.engine, runner.memory
-        views = {name: held.views(bucket.shape(runner.specs[name])) for name, held in memory.items()}
-        self._in = [views[name] for name in engine.inputs]
-        self._out = [views[name] for name in engine.outputs]
-        self.inputs: Arrays = {name: views[name][1].numpy() for name in engine.inputs}
-        self._outputs: Arrays = {name: views[name][1].numpy() for name in engine.outputs}
+        spec = runner.engine.spec
+
+        def sized(name: str, memory: "Tensor", kind: "torch.dtype") -> "Tensor":
+            shape = bucket.shape(runner.specs[name])
+            return memory[: prod(shape) * kind.itemsize].view(kind).view(shape)
+
+        device = {name: sized(name, memory, runner.types[name]) for name, memory in runner.memory.items()}
+        host = {name: sized(name, memory, runner.host_type(name)) for name, memory in runner.host.items()}
+        super().__init__(spec, bucket, {name: device[name] for name in host}, host, runner.back)
+        self._runner, self._outputs = runner, [device[tensor.name] for tensor in spec.outputs]
         self._launch: Callable[[], None] | None = None
 
-    def __call__(self) -> Arrays:
-        """From ``inputs`` to outputs, which the runner's next run overwrites."""
-        runner = self._runner
-        for device, host in self._in:
-            runner.stream.copy(device, host)
+    def on_stream(self) -> AbstractContextManager[Any]:
+        return self._runner.stream.current()
+
+    def compute(self) -> "Sequence[Tensor]":
         if self._launch is None:
             # After the inputs: the first run of a context is on them, not on what memory happens to hold.
             self._launch = self._ready()
         self._launch()
-        for device, host in self._out:
-            runner.stream.copy(host, device)
-        runner.wait()
         return self._outputs
+
+    def wait(self) -> None:
+        self._runner.wait()
 
     def _ready(self) -> Callable[[], None]:
         """What puts the work on the stream: a captured graph, or the context itself where there can be none."""
@@ -157,7 +159,7 @@ class ContextRun:
             return enqueue
 
     def _context(self) -> Any:
-        runner, bucket = self._runner, self._bucket
+        runner, bucket = self._runner, self.bucket
         opened, stream = runner.engine, runner.stream
         context = opened.new_context()
         if context is None:
@@ -170,7 +172,7 @@ class ContextRun:
             shape = bucket.shape(runner.specs[name])
             self._check(context.set_input_shape(name, shape), f"refuses shape {list(shape)} of {name}")
         for name, memory in runner.memory.items():
-            self._check(context.set_tensor_address(name, memory.device.data_ptr()), f"refuses the address of {name}")
+            self._check(context.set_tensor_address(name, memory.data_ptr()), f"refuses the address of {name}")
         if unknown := context.infer_shapes():
             raise runner.error(f"does not know the shapes of {', '.join(unknown)}")
         for name in opened.outputs:

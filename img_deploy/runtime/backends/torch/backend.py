@@ -1,16 +1,16 @@
 """PyTorch, eager: the reference that every other backend is held to."""
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from img_deploy.errors import BackendError, BundleError, CheckpointError, one_line
 from img_deploy.hardware import why_no_gpu
 from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.backends.lifetime import NativeBackend, in_a_fork
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.padded import stacked
+from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,13 +105,23 @@ class TorchBackend(NativeBackend):
                 outputs = network.graphs[graph](*inputs)
             except RuntimeError as error:
                 raise BackendError(f"backend torch: {graph} failed ({one_line(error, 200)})") from None
-            return {tensor.name: value.cpu().numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
+            # Encoded clips and words stay where the next graph reads them.
+            return {
+                tensor.name: value if tensor.dtype == "float" else value.cpu().numpy()
+                for tensor, value in zip(spec.outputs, outputs, strict=True)
+            }
 
-    def _tensor(self, array: NDArray[Any], dtype: str) -> "Tensor":
+    def _tensor(self, values: Values | list[Values], dtype: str) -> "Tensor":
+        """An input on the device, padded there where it lies there."""
         import torch
 
-        array = np.require(array, "float32" if dtype == "float" else dtype, ["C", "W"])
-        return torch.from_numpy(array).to(self.device)
+        kind = "float32" if dtype == "float" else dtype
+        if isinstance(values, list) and any(isinstance(each, torch.Tensor) for each in values):
+            rows = [torch.as_tensor(each, dtype=getattr(torch, kind), device=self.device) for each in values]
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        if isinstance(values, torch.Tensor):
+            return values.to(self.device, getattr(torch, kind))
+        return torch.from_numpy(np.require(stacked(values), kind, ["C", "W"])).to(self.device)
 
     def notes(self) -> dict[str, str]:
         if not self._one_thread:

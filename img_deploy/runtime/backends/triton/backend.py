@@ -1,15 +1,15 @@
 """PyTorch over the Triton kernels, replayed as CUDA graphs. Not yet run on a GPU.
 
 Requests are padded to a bucket (:mod:`~img_deploy.runtime.backends.buckets`); a bucket's first request captures its
-graph, later ones replay it. Encoding videos, encoding queries and grounding have streams of their own, so they overlap
-when they are asked for from different threads.
+graph, later ones replay it. Runs that are asked for from different threads overlap: encoding videos, encoding queries
+and grounding have streams of their own, two each.
 """
 
 import gc
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from threading import Lock
+from queue import LifoQueue
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.graph_cache import GraphCache
 from img_deploy.runtime.backends.lifetime import NativeBackend
 from img_deploy.runtime.backends.padded import Part, run_padded
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.protocol import Feeds, Outputs, on_host
 from img_deploy.runtime.backends.torch.backend import full_float32, network_from_bundle, why_no_weights
 from img_deploy.runtime.backends.triton.batch_limit import BatchLimit, OutOfMemory
 
@@ -36,8 +36,11 @@ LEAST_CAPABILITY = (8, 0)
 """Compute capability that the kernels are compiled and checked for at least."""
 GRAPHS_KEPT = 24
 """Captured graphs of one stream; each holds its inputs and outputs on the host and on the GPU."""
-STREAMS = {"video_encoder": "video", "query_encoder": "query", "grounder": "pairs", "visual_grounder": "pairs"}
-"""Graph -> stream. The graphs of one stream follow each other; streams overlap."""
+KINDS = {"video_encoder": "video", "query_encoder": "query", "grounder": "pairs", "visual_grounder": "pairs"}
+"""Graph -> kind of work. Work of different kinds overlaps."""
+STREAMS = 2
+"""Streams of a kind, each with graphs and memory of its own: the copies of a run on one of them overlap with the graph
+of a run on the other, and so does what the host does before and after."""
 SMALLEST = {"batch": 1, "clips": 1, "words": 1, "chars": 4}
 
 MakeRun = Callable[[GraphSpec, Bucket], "StaticRun"]
@@ -97,7 +100,6 @@ class StreamRuns:
     def __init__(
         self, make_run: MakeRun, specs: dict[str, GraphSpec], ladders: Ladders, free: Callable[[], None]
     ) -> None:
-        self.lock = Lock()
         self._specs, self._ladders, self._free = specs, ladders, free
         self._runs: GraphCache[Bucket, StaticRun] = GraphCache(
             lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT
@@ -105,7 +107,7 @@ class StreamRuns:
         self._limit = BatchLimit(ladders.most("batch"), partial(ladders.below, "batch"), self.clear)
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
-        """Outputs of a batch of any size. The caller holds ``lock``."""
+        """Outputs of a batch of any size. For one thread at a time."""
 
         def in_parts(batch: int, part: Part) -> list[Outputs]:
             return self._limit.in_parts(batch, part, graph)
@@ -131,8 +133,6 @@ class TritonBackend(NativeBackend):
     """
 
     name = "triton"
-    overlaps = True
-    """Runs of different graphs from different threads go on at the same time."""
 
     def __init__(
         self,
@@ -145,21 +145,25 @@ class TritonBackend(NativeBackend):
         self.device, self.precision = packed.device.type, packed.precision
         self._specs = graph_specs(packed.network.config)
         ladders = Ladders.up_to(limits)
-        self._streams = {
-            name: StreamRuns(on_new_stream(), self._specs, ladders, free) for name in dict.fromkeys(STREAMS.values())
-        }
+        self._streams: dict[str, LifoQueue[StreamRuns]] = {kind: LifoQueue() for kind in KINDS.values()}
+        """Those that are free, by kind of work; the one used last is taken first."""
+        for free_ones in self._streams.values():
+            for _ in range(STREAMS):
+                free_ones.put(StreamRuns(on_new_stream(), self._specs, ladders, free))
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         self.check_open()
-        stream = self._streams[STREAMS[graph]]
-        with stream.lock:
+        free = self._streams[KINDS[graph]]
+        stream = free.get()
+        try:
             self.check_open()
-            try:
-                return stream.run(graph, feeds)
-            except (ImgDeployError, OutOfMemory):
-                raise
-            except Exception as error:  # the compiler's errors and CUDA's have no common class
-                raise BackendError(f"backend triton: {graph} failed ({one_line(error, 200)})") from None
+            return stream.run(graph, feeds)
+        except (ImgDeployError, OutOfMemory):
+            raise
+        except Exception as error:  # the compiler's errors and CUDA's have no common class
+            raise BackendError(f"backend triton: {graph} failed ({one_line(error, 200)})") from None
+        finally:
+            free.put(stream)
 
     def run_smallest(self) -> None:
         """Run each graph on one sample of one clip and one word. Raises BackendError: it fails, or gives no number."""
@@ -171,10 +175,12 @@ class TritonBackend(NativeBackend):
                 for tensor in spec.inputs
             }
             for name, values in self.run(graph, feeds).items():
-                if not np.isfinite(values).all():
+                if not np.isfinite(on_host(values)).all():
                     raise BackendError(f"backend triton: {graph} gives no number for {name} of the smallest sample")
 
     def _release(self) -> None:
-        for stream in self._streams.values():
-            with stream.lock:
+        for free in self._streams.values():
+            streams = [free.get() for _ in range(STREAMS)]  # none of them runs then
+            for stream in streams:
                 stream.clear()
+                free.put(stream)

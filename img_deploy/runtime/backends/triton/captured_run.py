@@ -1,16 +1,19 @@
 """A graph of the network at fixed sizes, on the host or captured as a CUDA graph. Not yet run on a GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from img_deploy.model.branches import side_by_side
-from img_deploy.model.graphs import GraphSpec, TensorSpec
+from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.backends.buckets import Bucket
 from img_deploy.runtime.backends.cuda import capturing
-from img_deploy.runtime.backends.padded import Arrays, host_dtype
+from img_deploy.runtime.backends.device_run import DeviceRun, columns
+from img_deploy.runtime.backends.padded import host_dtype
+from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.triton.batch_limit import watched
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.backends.triton.side_streams import SideStreams
@@ -19,45 +22,33 @@ WARM_UPS = 2
 """Runs before a capture: kernels compile and libraries make their handles in them."""
 
 
-class StaticRun:
-    """One graph of the network at fixed sizes; computes on the host, without a capture. For one thread at a time.
+class StaticRun(DeviceRun):
+    """One graph of the network at fixed sizes; computes without a capture. For one thread at a time.
 
-    What a captured run is on a GPU, for machines without one: the same buffers, padding and kernels.
+    On the host, it is what a captured run is on a GPU: the same memory, padding and kernels.
 
     Args:
         packed: the network; spec: which of its graphs; bucket: at which sizes.
-        pinned: whether a GPU copies from and to the buffers.
     """
 
-    def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket, pinned: bool = False) -> None:
-        self.packed, self.spec, self._pinned = packed, spec, pinned
-        self.host_in, self.inputs = self._buffers(spec.inputs, bucket)
-        self.host_out, self._outputs = self._buffers(spec.outputs, bucket)
+    def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket) -> None:
+        self.packed, pinned = packed, packed.device.type == "cuda"
+        inputs, host = {}, {}
+        for each in spec.inputs:
+            kind = packed.storage if each.dtype == "float" else getattr(torch, each.dtype)
+            held = getattr(torch, host_dtype(each, packed.precision).name)
+            inputs[each.name] = torch.zeros(bucket.shape(each), dtype=kind, device=packed.device)
+            host[each.name] = torch.zeros(bucket.shape(each), dtype=held, pin_memory=pinned)
+        back = torch.empty(dict(bucket.sizes)["batch"] * columns(spec, bucket), pin_memory=pinned)
+        super().__init__(spec, bucket, inputs, host, back)
 
-    def _buffers(self, tensors: tuple[TensorSpec, ...], bucket: Bucket) -> tuple[dict[str, Tensor], Arrays]:
-        """Zeroed memory on the host, by name, as PyTorch and as NumPy sees it."""
-        kinds = {each.name: getattr(torch, host_dtype(each, self.packed.precision).name) for each in tensors}
-        held = {
-            each.name: torch.zeros(bucket.shape(each), dtype=kinds[each.name], pin_memory=self._pinned)
-            for each in tensors
-        }
-        return held, {name: tensor.numpy() for name, tensor in held.items()}
-
-    def __call__(self) -> Arrays:
-        """From ``inputs`` to outputs, which the next call overwrites. Raises OutOfMemory."""
+    def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
+        """Outputs of samples that fit the bucket, of the sizes that they have. Raises OutOfMemory."""
         with watched():
-            self.compute()
-        return self._outputs
+            return super().__call__(feeds, sizes)
 
-    def compute(self) -> None:
-        """From ``host_in`` to ``host_out``."""
-        inputs = [self.host_in[each.name].to(self._dtype(each)) for each in self.spec.inputs]
-        for buffer, value in zip(self.host_out.values(), self.packed(self.spec.name, inputs), strict=True):
-            buffer.copy_(value)
-
-    def _dtype(self, tensor: TensorSpec) -> torch.dtype:
-        dtype: torch.dtype = self.packed.storage if tensor.dtype == "float" else getattr(torch, tensor.dtype)
-        return dtype
+    def compute(self) -> Sequence[Tensor]:
+        return self.packed(self.spec.name, list(self.inputs.values()))
 
 
 class CaptureStream:
@@ -80,25 +71,23 @@ class CapturedRun(StaticRun):
 
     def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket, stream: CaptureStream) -> None:
         with watched():
-            super().__init__(packed, spec, bucket, pinned=True)
-            self._stream = stream
-            self._inputs = [self.host_in[each.name].to(packed.device, self._dtype(each)) for each in spec.inputs]
-            self._graph, self._results = captured(lambda: packed(spec.name, self._inputs), stream)
+            super().__init__(packed, spec, bucket)
+            self._stream, self._done = stream, torch.cuda.Event()
+            self._graph, self._results = captured(super().compute, stream)
 
-    def compute(self) -> None:
-        """Copies, replay and copies back, all on the stream; returns when they are done."""
-        done = torch.cuda.Event()
-        with torch.cuda.stream(self._stream.stream):
-            for own, host in zip(self._inputs, self.host_in.values(), strict=True):
-                own.copy_(host, non_blocking=True)
-            self._graph.replay()
-            for host, own in zip(self.host_out.values(), self._results, strict=True):
-                host.copy_(own, non_blocking=True)
-            done.record()
-        done.synchronize()  # other threads run meanwhile
+    def on_stream(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._stream.stream)
+
+    def compute(self) -> Sequence[Tensor]:
+        self._graph.replay()
+        return self._results
+
+    def wait(self) -> None:
+        self._done.record(self._stream.stream)
+        self._done.synchronize()  # other threads run meanwhile
 
 
-def captured(run: Callable[[], tuple[Tensor, ...]], stream: CaptureStream) -> tuple[Any, tuple[Tensor, ...]]:
+def captured(run: Callable[[], Sequence[Tensor]], stream: CaptureStream) -> tuple[Any, Sequence[Tensor]]:
     """Warm up and capture. Returns the CUDA graph and the tensors that each replay writes."""
     own = stream.stream
     with capturing, side_by_side(stream.side):

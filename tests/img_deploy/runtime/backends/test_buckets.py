@@ -95,6 +95,14 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line():
     wrong = {
         "missing": ({"word_mask": None}, "got no word_mask, expected visual_clips, audio_clips"),
         "width": ({"audio_clips": np.zeros((3, 7, 15))}, r"audio_clips has shape \[3, 7, 15\], expected \[3, 7, 16\]"),
+        "one of them": (
+            {"audio_clips": [np.zeros((7, 16)), np.zeros((2, 16)), np.zeros((3, 15))]},
+            r"audio_clips has shape \[3, 7, 15\], expected \[3, 7, 16\]",
+        ),
+        "none as long as the mask": (
+            {"audio_clips": [np.zeros((6, 16))] * 3},
+            r"audio_clips has shape \[3, 6, 16\], expected \[3, 7, 16\]",
+        ),
         "batch": ({"clip_mask": np.ones((2, 7), bool)}, r"clip_mask has shape \[2, 7\], expected \[3, 7\]"),
         "axes": (
             {"visual_clips": np.zeros((7, 16))},

@@ -15,6 +15,7 @@ from img_deploy.model.graphs import graph_specs
 from img_deploy.runtime.backends.onnxruntime import backend as ort
 from img_deploy.runtime.backends.onnxruntime import gpu as ort_gpu
 from img_deploy.runtime.backends.onnxruntime import tensorrt_provider
+from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.bundle import Bundle
 
 
@@ -60,6 +61,7 @@ def feeds(bundle):
 def same(found, wanted, feeds):
     mask = feeds.get("clip_mask", feeds.get("word_mask"))
     assert set(found) == set(wanted)
+    found = {name: on_host(value) for name, value in found.items()}
     for name, value in wanted.items():
         assert found[name].shape == value.shape
         real = mask if value.ndim > 1 else slice(None)

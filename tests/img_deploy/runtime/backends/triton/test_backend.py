@@ -4,6 +4,7 @@ What the kernels themselves compute is tested under Triton's interpreter (``test
 """
 
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from img_deploy import hardware
 from img_deploy.errors import BackendError
+from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
 from img_deploy.runtime.backends.buckets import shape_of
-from img_deploy.runtime.backends.padded import fill
+from img_deploy.runtime.backends.padded import fill, stacked
+from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.backends.triton import backend as triton_backend
 from img_deploy.runtime.backends.triton.backend import TritonBackend
@@ -36,9 +39,9 @@ def backend_of(network, precision="fp32", room=10**9):
 
     class Run(StaticRun):
         def compute(self):
-            if len(self.host_in["clip_mask" if "clip_mask" in self.host_in else "word_mask"]) > room:
+            if len(self.inputs["clip_mask" if "clip_mask" in self.inputs else "word_mask"]) > room:
                 raise OutOfMemory("tried to allocate 2.00 GiB")
-            super().compute()
+            return super().compute()
 
     def on_new_stream():
         def make(spec, bucket):
@@ -80,6 +83,7 @@ def draw(config, graph, batch, clips, words, seed, garbage=0.0):
 
 
 def compare(found, expected, feeds, tolerance):
+    found, expected = ({name: on_host(values) for name, values in each.items()} for each in (found, expected))
     for name, values in expected.items():
         real = np.ones(values.shape, bool)
         if values.ndim > 1:
@@ -114,7 +118,7 @@ def test_half_precisions(networks, precision):
         feeds = draw(network.config, graph, 3, 11, 5, 1)
         found, expected = backend.run(graph, feeds), eager.run(graph, feeds)
         compare(found, expected, feeds, TOLERANCE[precision])
-        assert all(value.dtype in (np.float32, np.float16) for value in found.values())
+        assert all(on_host(value).dtype in (np.float32, np.float16) for value in found.values())
         with pytest.raises(AssertionError):  # it did compute in that precision
             compare(found, expected, feeds, TOLERANCE["fp32"])
 
@@ -227,31 +231,32 @@ def test_the_smallest_sample_tries_every_graph(networks, run):
     backend.run_smallest()
     assert [bucket.graph for bucket in made] == list(GRAPH_NAMES)
     with torch.no_grad():
-        packed = backend._streams["pairs"]._runs.get(made[2]).packed
+        packed = backend._streams["pairs"].queue[-1]._runs.get(made[2]).packed
         packed.network.saliency.weight.fill_(float("nan"))
     with pytest.raises(BackendError, match="grounder gives no number for saliency"):
         backend.run_smallest()
 
 
-def test_graphs_of_different_kinds_overlap_and_one_kind_does_not(networks):
-    """Encoding would wait for grounding; or two runs would share their buffers."""
+def test_two_runs_of_a_kind_overlap_on_memory_of_their_own(networks):
+    """Copies would wait for a graph; two runs would share their memory, or more run than there are streams."""
     network = networks["tiny_vlm"]
     packed = PackedNetwork(network, "fp32", "cpu")
-    inside, together = threading.Lock(), threading.Barrier(2, timeout=120)
+    together, counting, running, most = threading.Barrier(4, timeout=120), threading.Lock(), Counter(), Counter()
 
     class Run(StaticRun):
         def compute(self):
-            if self.spec.name == "grounder":
-                assert inside.acquire(blocking=False), "two runs of one stream at once"
-            together.wait()  # passes only while a run of the other stream is in progress
-            super().compute()
-            if self.spec.name == "grounder":
-                inside.release()
+            with counting:
+                running[self.spec.name] += 1
+                most[self.spec.name] = max(most[self.spec.name], running[self.spec.name])
+            together.wait()  # passes only while two runs of either kind are in progress
+            out = super().compute()
+            with counting:
+                running[self.spec.name] -= 1
+            return out
 
     backend = TritonBackend(
         packed, backend_limits(network.config), lambda: lambda spec, bucket: Run(packed, spec, bucket)
     )
-    graphs = ["grounder", "grounder", "video_encoder", "video_encoder"]
     outcomes = []
 
     def work(graph, seed):
@@ -262,12 +267,56 @@ def test_graphs_of_different_kinds_overlap_and_one_kind_does_not(networks):
         except Exception as error:
             outcomes.append(repr(error))
 
-    threads = [threading.Thread(target=work, args=(graph, seed)) for seed, graph in enumerate(graphs)]
+    threads = [
+        threading.Thread(target=work, args=(graph, seed))
+        for seed, graph in enumerate(["grounder", "video_encoder"] * 4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert outcomes == ["same"] * 4
+    assert outcomes == ["same"] * 8
+    assert most == {"grounder": 2, "video_encoder": 2}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@given(
+    clips=st.lists(st.integers(1, 16), min_size=1, max_size=5), seed=st.integers(0, 99), host=st.sets(st.integers(0, 4))
+)
+@settings(max_examples=8, deadline=None)
+def test_what_stays_on_the_device_gives_the_same_as_from_the_host(networks, precision, clips, seed, host):
+    """Clips of another video, another length or another order would be read where they lie, or rounded on the way."""
+    network, random = networks["tiny_glove"], np.random.default_rng(seed)
+    backend, config = backend_of(network, precision)[0], network.config
+    words = random.integers(1, 9, len(clips))
+
+    def rows(lengths, width):
+        return [
+            torch.from_numpy(random.standard_normal((n, width), np.float32)).to(
+                getattr(torch, ELEMENT_TYPES[precision].torch)
+            )
+            for n in lengths
+        ]
+
+    kept = {
+        f"{stream}_{kind}": rows(lengths, config.dim)
+        for kind, lengths in (("clips", clips), ("words", words))
+        for stream in ("visual", "audio")
+    }
+    masks = {
+        f"{kind}_mask": np.arange(max(lengths)) < np.array(lengths)[:, None]
+        for kind, lengths in (("clip", clips), ("word", words))
+    }
+    backend.run("grounder", draw(config, "grounder", len(clips), 16, 9, seed, garbage=1e4))
+    mixed = {
+        name: [on_host(one) if row in host else one for row, one in enumerate(each)] for name, each in kept.items()
+    }
+    copied = {name: [on_host(one) for one in each] for name, each in kept.items()}
+    padded = {name: stacked(each) for name, each in copied.items()}
+    found = [backend.run("grounder", feeds | masks) for feeds in (kept, mixed, copied, padded)]
+    for other in found[1:]:
+        for name, values in found[0].items():
+            np.testing.assert_array_equal(other[name], values, err_msg=name)
 
 
 def test_packing_leaves_the_network_as_it_was(networks):
