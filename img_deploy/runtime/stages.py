@@ -193,9 +193,11 @@ def _with_result(out: Outputs, clips: list[int]) -> list[int]:
 
 def _mask(lengths: list[int]) -> NDArray[np.bool_]:
     """[B, longest], True at real clips or words."""
-    mask = np.ones((len(lengths), max(lengths)), np.bool_)
+    longest = max(lengths)
+    mask = np.ones((len(lengths), longest), np.bool_)
     for row, length in enumerate(lengths):
-        mask[row, length:] = False
+        if length < longest:
+            mask[row, length:] = False
     return mask
 
 
@@ -206,9 +208,9 @@ def _silence(clips: int, width: int) -> NDArray[np.float32]:
 
 def _each(values: Values, lengths: list[int]) -> list[Values]:
     """What is real of each sample [B, L, D]; copies, where one sample would hold the memory of others."""
+    if len(lengths) == 1:
+        return [values[0]]
     rows = [values[row, :length] for row, length in enumerate(lengths)]
-    if len(rows) == 1:
-        return rows
     return [row.copy() if isinstance(row, np.ndarray) else row.clone() for row in rows]
 
 

@@ -41,7 +41,7 @@ class EncodedWords:
     @property
     def all_unknown(self) -> bool:
         """True where no word is known: such an answer deserves a warning."""
-        return bool(self.word_unknown.all())
+        return all(self.word_unknown.tolist())
 
 
 class Vocabulary:

@@ -43,6 +43,7 @@ class DeviceRun:
         self._arrays = {name: tensor.numpy() for name, tensor in host.items()}
         batch = dict(bucket.sizes)["batch"]
         self._back = back[: batch * columns(spec, bucket)].view(batch, -1)
+        self._brought = self._back.numpy()
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have."""
@@ -57,23 +58,23 @@ class DeviceRun:
             for name in there:
                 mask = self.inputs["clip_mask" if name.endswith("clips") else "word_mask"]
                 place(self.inputs[name], feeds[name], mask)
-            results = dict(zip((tensor.name for tensor in self.spec.outputs), self.compute(), strict=True))
-            out = {each.name: cut(results[each.name], each, sizes).clone() for each in self.spec.outputs if stays(each)}
-            if leaving := [results[each.name] for each in self.spec.outputs if not stays(each)]:
-                self._back.copy_(torch.cat([one.reshape(len(one), -1) for one in leaving], dim=1), non_blocking=True)
+            out: Outputs = {}
+            going = []
+            for tensor, values in zip(self.spec.outputs, self.compute(), strict=True):
+                if stays(tensor):
+                    out[tensor.name] = cut(values, tensor, sizes).clone()
+                else:
+                    going.append(values.view(len(self._back), -1))
+            if going:
+                self._back.copy_(torch.cat(going, dim=1), non_blocking=True)
         self.wait()
-        return out | self._brought(sizes)
-
-    def _brought(self, sizes: Mapping[str, int]) -> Outputs:
-        """Outputs that were copied to the host."""
-        held, at, found = self._back.numpy()[: sizes["batch"]].copy(), 0, {}
-        for tensor in self.spec.outputs:
-            if not stays(tensor):
-                shape = self.bucket.shape(tensor)[1:]
-                values = held[:, at : at + prod(shape)].reshape(len(held), *shape)
-                found[tensor.name] = cut(values, tensor, sizes)
-                at += prod(shape)
-        return found
+        if going:
+            held, at = self._brought[: sizes["batch"]].copy(), 0
+            for tensor in self.spec.outputs:
+                width = prod(self.bucket.shape(tensor)[1:])
+                values = held[:, at : at + width] if tensor.axes[1:] else held[:, at]
+                out[tensor.name], at = cut(values, tensor, sizes), at + width
+        return out
 
     def on_stream(self) -> AbstractContextManager[Any]:
         """The context in which work goes to this run's stream."""
@@ -93,12 +94,12 @@ def stays(tensor: TensorSpec) -> bool:
 
 
 def columns(spec: GraphSpec, bucket: Bucket) -> int:
-    """Numbers of a sample that a graph gives the host."""
+    """Numbers of a sample that a graph gives the host: [B] or [B, L] of its outputs."""
     return sum(prod(bucket.shape(tensor)[1:]) for tensor in spec.outputs if not stays(tensor))
 
 
 def _on_device(values: Values | list[Values]) -> bool:
-    return any(not isinstance(each, np.ndarray) for each in (values if isinstance(values, list) else [values]))
+    return not all(isinstance(each, np.ndarray) for each in (values if isinstance(values, list) else [values]))
 
 
 def place(held: "Tensor", values: Values | list[Values], mask: "Tensor") -> None:
