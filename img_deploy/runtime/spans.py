@@ -68,9 +68,9 @@ def decode_spans(
     if not highest.max() < np.inf:
         raise _no_number(logits)
     if top_k == 1:
-        spans = [[span] for span in _best(*logits)]
+        spans = [[span] for span in _best(logits[0], logits[1])]
     else:
-        spans = [_best_apart(*logits[:, b, :n], top_k, nms) for b, n in enumerate(counts)]
+        spans = [_best_apart(logits[0, b, :n], logits[1, b, :n], top_k, nms) for b, n in enumerate(counts)]
     logits -= highest
     logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))  # of the softmax
     row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T

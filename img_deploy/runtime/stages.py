@@ -74,8 +74,8 @@ def _encode_videos(
     # What silence was encoded to is of no use: the visual head answers.
     sounds = [None if item.audio is None else sound for item, sound in zip(batch, audio, strict=True)]
     encoded: list[EncodedVideo | FeatureError] = []
-    for item, *streams, good in zip(batch, visual, sounds, _finite(visual, sounds), strict=True):
-        made = EncodedVideo(item.vid, *streams, item.source_clips, network)
+    for item, clips, sound, good in zip(batch, visual, sounds, _finite(visual, sounds), strict=True):
+        made = EncodedVideo(item.vid, clips, sound, item.source_clips, network)
         encoded.append(made if good else _no_result(item.vid or "the video"))
     return encoded
 
@@ -107,10 +107,10 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
     out = run("query_encoder", feeds)
     visual, audio = (_each(out[name], lengths) for name in ("visual_words", "audio_words"))
     encoded: list[EncodedQuery | FeatureError] = []
-    for item, *streams, good in zip(batch, visual, audio, _finite(visual, audio), strict=True):
+    for item, of_visual, of_audio, good in zip(batch, visual, audio, _finite(visual, audio), strict=True):
         known = item.content if isinstance(item.content, EncodedWords) else None
         facts = (known.unknown, known.all_unknown, known.cut) if known else ((), False, 0)
-        made = EncodedQuery(item.sentence, item.qid, *streams, *facts, network=network)
+        made = EncodedQuery(item.sentence, item.qid, of_visual, of_audio, *facts, network)
         encoded.append(made if good else _no_result(item.name))
     return encoded
 
@@ -223,8 +223,9 @@ def _finite(visual: list[Values], audio: list[Values | None]) -> list[bool]:
         import torch
 
         # Sums, and one wait for the device: of many finite halves, too, the sum is a finite float32.
-        sums = torch.stack([one.sum(dtype=torch.float32) for one in arrays]).tolist()
-        flags = [isfinite(each) or bool(one.isfinite().all()) for each, one in zip(sums, arrays, strict=True)]
+        tensors = [torch.as_tensor(one) for one in arrays]
+        sums = torch.stack([one.sum(dtype=torch.float32) for one in tensors]).tolist()
+        flags = [isfinite(each) or bool(one.isfinite().all()) for each, one in zip(sums, tensors, strict=True)]
     others = iter(flags[len(visual) :])
     return [(sound is None or next(others)) and good for good, sound in zip(flags, audio, strict=False)]
 

@@ -11,6 +11,7 @@ from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_
 from img_deploy.export.samples import LENGTHS, WORDS, drawn_samples, folder_samples
 from img_deploy.export.verify import FULL_SCALE, Budget, Verification, compare, in_run_order, results
 from img_deploy.model.graphs import GRAPH_NAMES
+from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.bundle import Bundle
 
@@ -28,7 +29,7 @@ class Off:
     def run(self, graph, feeds):
         out = self._eager.run(graph, feeds)
         if graph == self._place[0]:
-            out[self._place[1]] = self._change(out[self._place[1]].copy())
+            out[self._place[1]] = self._change(on_host(out[self._place[1]]).copy())
         return out
 
 

@@ -72,8 +72,8 @@ class DeviceRun:
             held, at = self._brought[: sizes["batch"]].copy(), 0
             for tensor in self.spec.outputs:
                 width = prod(self.bucket.shape(tensor)[1:])
-                values = held[:, at : at + width] if tensor.axes[1:] else held[:, at]
-                out[tensor.name], at = cut(values, tensor, sizes), at + width
+                brought = held[:, at : at + width] if tensor.axes[1:] else held[:, at]
+                out[tensor.name], at = cut(brought, tensor, sizes), at + width
         return out
 
     def on_stream(self) -> AbstractContextManager[Any]:

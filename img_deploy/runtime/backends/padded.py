@@ -64,22 +64,25 @@ def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     The rest has to be written too: what an earlier request left there may be infinite, and infinity times a mask's
     zero is NaN.
     """
-    if not isinstance(values, list):
-        _write(held, on_host(values))
+    if isinstance(values, list):
+        rows = [on_host(each) for each in values]
+        if len(rows) < len(held) or any(row.shape != held.shape[1:] for row in rows):
+            held[...] = 0
+        for place, row in zip(held, rows, strict=False):
+            _copy(place if row.shape == place.shape else place[tuple(map(slice, row.shape))], row)
         return
-    for place, one in zip(held, values, strict=False):
-        _write(place, on_host(one))
-    held[len(values) :] = 0
-
-
-def _write(held: NDArray[Any], values: NDArray[Any]) -> None:
-    for axis, size in enumerate(values.shape):
+    array = on_host(values)
+    for axis, size in enumerate(array.shape):
         if size < held.shape[axis]:
             rest = (slice(None),) * axis
             held[(*rest, slice(size, None))] = 0
             held = held[(*rest, slice(size))]
+    _copy(held, array)
+
+
+def _copy(held: NDArray[Any], values: NDArray[Any]) -> None:
     if held.dtype == values.dtype:
-        np.copyto(held, values)
+        held[...] = values
     elif held.dtype == np.float16 and values.dtype == np.float32:
         import torch  # NumPy converts number by number, thirty times as slow
 

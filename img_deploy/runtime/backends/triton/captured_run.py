@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.triton.batch_limit import watched
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.backends.triton.side_streams import SideStreams
+
+Results = TypeVar("Results", bound=Sequence[Tensor])
 
 WARM_UPS = 2
 """Runs before a capture: kernels compile and libraries make their handles in them."""
@@ -87,7 +89,7 @@ class CapturedRun(StaticRun):
         self._done.synchronize()  # other threads run meanwhile
 
 
-def captured(run: Callable[[], Sequence[Tensor]], stream: CaptureStream) -> tuple[Any, Sequence[Tensor]]:
+def captured(run: Callable[[], Results], stream: CaptureStream) -> tuple[Any, Results]:
     """Warm up and capture. Returns the CUDA graph and the tensors that each replay writes."""
     own = stream.stream
     with capturing, side_by_side(stream.side):
