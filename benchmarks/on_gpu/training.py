@@ -14,7 +14,7 @@ from img_deploy.model.stream import TextInput
 from img_deploy.training.losses import Targets, total_loss
 from img_deploy.training.schedule import build_optimizer
 
-TOLERANCE = 2e-4
+TOLERANCE = 1e-5
 """Largest relative difference of the loss with which both ways count as the same network."""
 SEED = 1
 

@@ -68,12 +68,14 @@ def decode_spans(
     if not highest.max() < np.inf:
         raise _no_number(logits)
     if top_k == 1:
-        spans = [[span] for span in _best(logits[0], logits[1])]
+        first, last = _best(logits[0], logits[1])
+        spans = [[span] for span in zip(first.tolist(), last.tolist(), strict=True)]
+        row = np.arange(len(counts))
     else:
         spans = [_best_apart(logits[0, b, :n], logits[1, b, :n], top_k, nms) for b, n in enumerate(counts)]
+        row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T
     logits -= highest
     logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))  # of the softmax
-    row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T
     scores = iter(np.exp(logits[0, row, first] + logits[1, row, last]).tolist())
     return [[(i, j, next(scores)) for i, j in own] for own in spans]
 
@@ -119,15 +121,14 @@ def _no_number(logits: NDArray[np.float64]) -> BackendError:
 # constant of the sample. It does not underflow, and keeps apart spans whose products round to one number.
 
 
-def _best(start: NDArray[np.float64], end: NDArray[np.float64]) -> list[Span]:
-    """The best span of each sample [B, L], without a table of all L * L spans."""
+def _best(start: NDArray[np.float64], end: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last clip [B] of the best span of each sample [B, L], without a table of all L * L spans."""
     best_end = np.maximum.accumulate(end[:, ::-1], axis=1)[:, ::-1]  # [B, L]: over j >= i
     total = start + best_end
     first = total.argmax(axis=1)  # [B]
     row = np.arange(len(first))
     sums = start[row, first, None] + end  # [B, L]: of the spans that begin there
-    last = ((sums == total[row, first, None]) & (np.arange(end.shape[1]) >= first[:, None])).argmax(axis=1)
-    return list(zip(first.tolist(), last.tolist(), strict=True))
+    return first, ((sums == total[row, first, None]) & (np.arange(end.shape[1]) >= first[:, None])).argmax(axis=1)
 
 
 def _best_apart(start: NDArray[np.float64], end: NDArray[np.float64], top_k: int, nms: float) -> list[Span]:

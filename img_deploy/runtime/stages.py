@@ -145,8 +145,8 @@ def _ground(run: Run, graph: str, top_k: int, nms: float, batch: list[Pair]) -> 
         feeds["audio_words"] = [query.audio for _, query, _ in batch]
     out = run(graph, feeds)
     good = _with_result(out, clips)
-    starts, ends = out["start_logits"][good], out["end_logits"][good]
-    spans = dict(zip(good, decode_spans(starts, ends, [clips[row] for row in good], top_k, nms), strict=True))
+    start, end = (out[name] if len(good) == len(batch) else out[name][good] for name in ("start_logits", "end_logits"))
+    spans = dict(zip(good, decode_spans(start, end, [clips[row] for row in good], top_k, nms), strict=True))
     return [
         _answer(out, row, pair, spans[row])
         if row in spans

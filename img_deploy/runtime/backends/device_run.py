@@ -44,6 +44,11 @@ class DeviceRun:
         batch = dict(bucket.sizes)["batch"]
         self._back = back[: batch * columns(spec, bucket)].view(batch, -1)
         self._brought = self._back.numpy()
+        self._columns, at = [], 0
+        for tensor in spec.outputs:
+            if not stays(tensor):
+                self._columns.append((tensor.name, at, *tensor.axes[1:]))
+                at += prod(bucket.shape(tensor)[1:])
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have."""
@@ -64,16 +69,13 @@ class DeviceRun:
                 if stays(tensor):
                     out[tensor.name] = cut(values, tensor, sizes).clone()
                 else:
-                    going.append(values.view(len(self._back), -1))
+                    going.append(values if tensor.axes[1:] else values[:, None])
             if going:
                 self._back.copy_(torch.cat(going, dim=1), non_blocking=True)
         self.wait()
-        if going:
-            held, at = self._brought[: sizes["batch"]].copy(), 0
-            for tensor in self.spec.outputs:
-                width = prod(self.bucket.shape(tensor)[1:])
-                brought = held[:, at : at + width] if tensor.axes[1:] else held[:, at]
-                out[tensor.name], at = cut(brought, tensor, sizes), at + width
+        brought = self._brought[: sizes["batch"]].copy()
+        for name, at, *axes in self._columns:
+            out[name] = brought[:, at : at + sizes[axes[0]]] if axes else brought[:, at]
         return out
 
     def on_stream(self) -> AbstractContextManager[Any]:
@@ -116,7 +118,5 @@ def place(held: "Tensor", values: Values | list[Values], mask: "Tensor") -> None
         held.zero_().masked_scatter_(mask[..., None], torch.cat(rows))
         return
     batch = values[0][None] if isinstance(values, list) else values
-    real = held[: batch.shape[0], : batch.shape[1]]
-    if real.shape != held.shape:
-        held.zero_()
+    real = held if batch.shape == held.shape else held.zero_()[: batch.shape[0], : batch.shape[1]]
     real.copy_(batch, non_blocking=True)

@@ -149,7 +149,7 @@ class OrtGpuBackend(OrtBackend):
         self._note(graph, error)
         if graph in self._bound:
             self._bound.pop(graph).clear()
-        with self._lock:
+        with capturing, self._lock:
             self._sessions.pop(graph, None)
 
     def _note(self, graph: str, error: Exception) -> None:
@@ -159,4 +159,5 @@ class OrtGpuBackend(OrtBackend):
     def _release(self) -> None:
         for runs in self._bound.values():
             runs.clear()
-        super()._release()
+        with capturing:
+            super()._release()
