@@ -11,7 +11,6 @@ from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, Ladders, sizes_of
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
-Arrays = Mapping[str, NDArray[Any]]
 Part = Callable[[slice], Outputs]
 
 

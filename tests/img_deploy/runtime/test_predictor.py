@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -201,6 +202,20 @@ def test_lists_and_broadcasting(predictors):
     assert chosen[0].best.span == single.best.span
     assert predictor.ground([], queries[0]) == []
     assert predictor.encode_video([]) == predictor.encode_query([]) == []
+
+
+def test_encodings_stay_where_they_were_computed_and_travel_in_host_memory(predictors):
+    """Each answer copies its clips to the device again; or another process gets memory of a device it has not."""
+    predictor = predictors["tiny_glove"]
+    for sound in (True, False):
+        video, query = predictor.encode_video(*draw_video(predictor, 9, sound, 1)), predictor.encode_query("w001 w002")
+        assert isinstance(video.visual, torch.Tensor)
+        assert isinstance(query.audio, torch.Tensor)
+        sent, asked = pickle.loads(pickle.dumps((video, query)))
+        for one in (sent.visual, sent.audio, asked.visual, asked.audio, video.visual_clips, query.audio_words):
+            assert type(one) is np.ndarray or (one is None and not sound)
+        assert (sent.vid, sent.clips, asked.words) == (video.vid, 9, 2)
+        assert predictor.ground(sent, asked).to_row() == predictor.ground(video, query).to_row()
 
 
 def test_top_k(predictors):
