@@ -44,10 +44,12 @@ class DeviceRun:
         batch = dict(bucket.sizes)["batch"]
         self._back = back[: batch * columns(spec, bucket)].view(batch, -1)
         self._brought = self._back.numpy()
-        self._columns, at = [], 0
+        self._columns: list[tuple[str, int, str | None]] = []
+        """Of each output that goes to the host: its first column, and the axis of its columns, if it has several."""
+        at = 0
         for tensor in spec.outputs:
             if not stays(tensor):
-                self._columns.append((tensor.name, at, *tensor.axes[1:]))
+                self._columns.append((tensor.name, at, str(tensor.axes[1]) if tensor.axes[1:] else None))
                 at += prod(bucket.shape(tensor)[1:])
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
@@ -74,8 +76,8 @@ class DeviceRun:
                 self._back.copy_(torch.cat(going, dim=1), non_blocking=True)
         self.wait()
         brought = self._brought[: sizes["batch"]].copy()
-        for name, at, *axes in self._columns:
-            out[name] = brought[:, at : at + sizes[axes[0]]] if axes else brought[:, at]
+        for name, at, axis in self._columns:
+            out[name] = brought[:, at : at + sizes[axis]] if axis else brought[:, at]
         return out
 
     def on_stream(self) -> AbstractContextManager[Any]:
