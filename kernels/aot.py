@@ -7,6 +7,7 @@ allocations of PyTorch and TensorRT are. Triton is imported inside the functions
 """
 
 import argparse
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -150,15 +151,21 @@ def resources(case: AotCase, dtype: str, capability: int) -> Resources:
 
 
 def _assemble(ptx: str, capability: int) -> bytes:
-    """Machine code from PTX, whatever target the PTX names."""
+    """Machine code from PTX, whatever target the PTX names; kept in Triton's cache."""
     from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
+    from triton.runtime.cache import get_cache_manager
 
-    target = sm_arch_from_capability(capability)
+    ptxas, target = get_ptxas(capability), sm_arch_from_capability(capability)
+    text = re.sub(r"(?m)^\.target sm_\w+", f".target {target}", ptx)
+    cache = get_cache_manager(hashlib.sha256(f"{ptxas.version}\n{text}".encode()).hexdigest())
+    if found := cache.get_file("kernel.cubin"):
+        return Path(found).read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
-        source.write_text(re.sub(r"(?m)^\.target sm_\w+", f".target {target}", ptx))
-        command = [get_ptxas(capability).path, f"--gpu-name={target}", str(source), "-o", str(made)]
+        source.write_text(text)
+        command = [ptxas.path, f"--gpu-name={target}", str(source), "-o", str(made)]
         subprocess.run(command, capture_output=True, check=True)
+        cache.put(made.read_bytes(), "kernel.cubin")
         return made.read_bytes()
 
 

@@ -23,6 +23,7 @@ def mend_interpreter() -> None:
     _patch_the_language_once()
     _leave_out_overflow_checks()
     _spell_types_of_tuples_when_asked()
+    _make_types_once()
     _know_tanh()
     _take_gluon()
 
@@ -114,6 +115,44 @@ def _spell_types_of_tuples_when_asked() -> None:
 
     kind.__init__ = begin
     kind.type = property(type_of, lambda self, type: self.__dict__.update(_type=type))
+
+
+def _make_types_once() -> None:
+    """Triton 3.6 checks and spells the type of every value, and lists NumPy's types to find one: half of the time."""
+    import math
+    from functools import cache
+
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    block, tensor, numpy_type = core.block_type, core.tensor, interpreter._get_np_dtype
+    check, kinds = block.__init__, {}
+
+    def begin_block(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(size if type(size) is int else core._unwrap_if_constexpr(size) for size in shape)
+        key = element_ty.name, sizes
+        if key not in kinds:
+            check(self, element_ty, list(sizes))
+            kinds[key] = dict(self.__dict__)
+        self.__dict__.update(kinds[key])
+
+    @cache
+    def shape_of(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+        return core.tuple([core.constexpr(size) for size in sizes]), core.constexpr(math.prod(sizes))
+
+    def begin_tensor(self: Any, handle: Any, type: Any) -> None:
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = shape_of(tuple(type.shape.values) if type.is_block() else ())
+
+    known = {}
+
+    def numpy_type_of(kind: Any) -> Any:
+        name = kind.scalar.name
+        if name not in known:
+            known[name] = numpy_type(kind)
+        return known[name]
+
+    block.__init__, tensor.__init__, interpreter._get_np_dtype = begin_block, begin_tensor, numpy_type_of
 
 
 def _know_tanh() -> None:

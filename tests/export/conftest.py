@@ -30,6 +30,30 @@ def session_of():
     return make
 
 
+@pytest.fixture(scope="session")
+def tokens_in_fp16(checkpoints, made_once):
+    """The bundle of the token run in fp16, its fused ops single nodes. Copy it to change it."""
+    return _exported_in("fp16", checkpoints["tiny_vlm"], made_once)
+
+
+@pytest.fixture(scope="session")
+def words_in_bf16(checkpoints, made_once):
+    """The bundle of the GloVe run in bf16, its fused ops single nodes. Copy it to change it."""
+    return _exported_in("bf16", checkpoints["tiny_glove"], made_once)
+
+
+def _exported_in(precision, checkpoint, made_once):
+    from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
+    from img_deploy.export.verify import Verification
+    from img_deploy.runtime.bundle import Bundle
+
+    def make(folder):
+        made = bundle_from_checkpoint(checkpoint, folder, ExportOptions(precisions=(precision,), plugins=True))
+        assert Verification.from_dict(Bundle.open(folder).manifest.verification) == made
+
+    return made_once(f"exported_{precision}", make)
+
+
 @pytest.fixture
 def quick_graphs(exported, monkeypatch):
     """Exports of the tiny GloVe run take their graphs from the exported bundle: tracing takes a while."""

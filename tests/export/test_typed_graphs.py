@@ -9,7 +9,7 @@ import pytest
 from img_deploy.errors import VerificationError
 from img_deploy.export import verify
 from img_deploy.export.bundle_from_checkpoint import ExportOptions, bundle_from_checkpoint
-from img_deploy.export.precision import TypedTorchBackend, network_in
+from img_deploy.export.precision import TypedTorchBackend
 from img_deploy.export.verify import Budget, Verification
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
 from img_deploy.runtime.bundle import Bundle
@@ -19,25 +19,8 @@ ISLANDS = {"Softmax", "LayerNormalization", "GRU"}
 
 
 @pytest.fixture(scope="module")
-def half(checkpoints, tmp_path_factory):
-    """The token run exported in fp16 with plugin nodes: (bundle, verification)."""
-    folder = tmp_path_factory.mktemp("half") / "deploy"
-    options = ExportOptions(precisions=("fp16",), plugins=True)
-    verification = bundle_from_checkpoint(checkpoints["tiny_vlm"], folder, options)
-    return Bundle.open(folder), verification
-
-
-@pytest.fixture(scope="module")
-def brain(checkpoints):
-    """The visual grounder of the token run in bf16 with plugin nodes."""
-    from img_deploy.export.functions import FunctionLibrary
-    from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
-    from img_deploy.export.programs import program_from_graph
-
-    network = network_in(checkpoints["tiny_vlm"].network(), "bf16")
-    spec = graph_specs(network.config)["visual_grounder"]
-    metadata = model_metadata(spec, network.config, "bf16", plugins=True)
-    return onnx_from_program(program_from_graph(network, spec), spec, FunctionLibrary(), metadata, "bf16", True)
+def half(tokens_in_fp16):
+    return Bundle.open(tokens_in_fp16)
 
 
 def typed_nodes(model):
@@ -69,7 +52,7 @@ def check_types(model, storage):
 @pytest.mark.parametrize("name", GRAPH_NAMES)
 def test_fp16_types(half, name):
     """A strongly typed runtime would compute in float32 after all, or sums of squares would overflow."""
-    bundle, _ = half
+    bundle = half
     model = onnx.load(bundle.graph(name))
     check_types(model, "FLOAT16")
     spec = graph_specs(bundle.manifest.model)[name]
@@ -82,7 +65,7 @@ def test_fp16_types(half, name):
 @pytest.mark.parametrize(("clips", "sound"), [(60, 1), (1, 60), (3000, 1), (1, 3000)])
 def test_large_features_give_the_moment_of_fp32_or_nothing_finite(half, checkpoints, clips, sound):
     """An overflow that the runtime swallows gives the whole video at a low score, finite."""
-    bundle, _ = half
+    bundle = half
     generator = np.random.default_rng(5)
     config = bundle.manifest.model
     feeds = {
@@ -112,7 +95,8 @@ def test_large_features_give_the_moment_of_fp32_or_nothing_finite(half, checkpoi
 
 def test_fp16_is_verified_and_half_as_large(half, exported):
     """A file that says fp16 might hold fp32, or go unverified."""
-    bundle, verification = half
+    bundle = half
+    verification = Verification.from_dict(bundle.manifest.verification)
     assert verification.passed
     tried = {(row.backend, row.graph) for row in verification.rows if row.precision == "fp16"}
     assert tried == {(backend, graph) for backend in ("onnxruntime", "torch") for graph in GRAPH_NAMES}
@@ -121,11 +105,12 @@ def test_fp16_is_verified_and_half_as_large(half, exported):
     assert all(row.iou is not None and row.agreement is not None for row in grounders)
     full = Bundle.open(exported("tiny_vlm")).graph("grounder").stat().st_size
     assert bundle.graph("grounder").stat().st_size < 0.65 * full
-    assert Verification.from_dict(bundle.manifest.verification) == verification
 
 
-def test_bf16_types(brain):
+@pytest.mark.parametrize("name", GRAPH_NAMES)
+def test_bf16_types(words_in_bf16, name):
     """TensorRT would refuse an op in a type it has not, or run softmax in 8 bits."""
+    brain = onnx.load(Bundle.open(words_in_bf16).graph(name))
     check_types(brain, "BFLOAT16")
     schemas = {node.op_type: onnx.defs.get_schema(node.op_type, 18) for node, _ in typed_nodes(brain)}
     for node, kinds in typed_nodes(brain):
@@ -139,7 +124,7 @@ def test_a_precision_beyond_its_budget_is_refused(checkpoints, tmp_path, half, m
     """A bundle would answer with spans that fp32 does not give."""
     from img_deploy.export import bundle_from_checkpoint as module
 
-    bundle, _ = half
+    bundle = half
 
     def copied(_network, folder, precision, _plugins, _tell):
         import shutil

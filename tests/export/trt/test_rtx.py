@@ -18,6 +18,7 @@ import pytest
 
 from img_deploy import hardware
 from img_deploy.errors import BackendError, InputError
+from img_deploy.export import engines
 from img_deploy.export.engine_options import EngineOptions
 from img_deploy.export.engines import add_engines, targets_for
 from img_deploy.export.inspection import inspect_path
@@ -30,12 +31,13 @@ from img_deploy.runtime.backends.tensorrt import backend as trt_backend
 from img_deploy.runtime.backends.tensorrt import rtx
 from img_deploy.runtime.backends.tensorrt.edition import FULL, RTX
 from img_deploy.runtime.backends.tensorrt.records import TrtMachine, engine_files, misfits
-from img_deploy.runtime.backends.torch.backend import network_from_bundle
 from img_deploy.runtime.bundle import Bundle, write_manifest
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed (make rtx)")
 
 OPTIONS = EngineOptions(max_batch=4, optimization_level=0)
+QUICK = ("video_encoder", "query_encoder")
+"""The grounders' engines take five times as long to build."""
 NO_GPU = pytest.mark.skipif(hardware.cuda_devices() > 0, reason="a GPU is here, which engines would be tried on")
 
 
@@ -45,23 +47,28 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def built(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A bundle with fp32 engines for two generations of cards, the reports of their builds, and what was told."""
+    """A bundle with fp32 engines of every graph for one generation of cards and of the quick ones for another, the
+    reports of their builds, and what was told."""
     folder, told = tmp_path_factory.mktemp("rtx") / "deploy", []
     shutil.copytree(plain, folder)
-    reports = add_engines(folder, options=OPTIONS, tell=told.append, edition=RTX, gpus=("sm89", "sm120"))
+    reports = add_engines(folder, options=OPTIONS, tell=told.append, edition=RTX, gpus=("sm89",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "graph_specs", lambda config: {name: graph_specs(config)[name] for name in QUICK})
+        more = add_engines(folder, options=OPTIONS, tell=told.append, edition=RTX, gpus=("sm89", "sm120"))
+    reports += [report for report in more if report.built]
     return SimpleNamespace(folder=folder, reports=reports, told=told)
 
 
 @NO_GPU
-def test_every_graph_is_built_for_every_gpu_that_was_asked_for(built: SimpleNamespace) -> None:
+def test_what_was_asked_for_is_built_for_every_gpu(built: SimpleNamespace) -> None:
     """A user of one generation would find engines of the other alone, or an engine nobody recorded."""
     bundle = Bundle.open(built.folder)
     bundle.check_all()
     for graph in GRAPH_NAMES:
-        engines = engine_files(bundle, graph, edition=RTX)
-        assert {engine.record.where for engine in engines} == {"sm89", "sm120"}
+        found = engine_files(bundle, graph, edition=RTX)
+        assert {engine.record.where for engine in found} == ({"sm89", "sm120"} if graph in QUICK else {"sm89"})
         assert engine_files(bundle, graph, edition=FULL) == []
-        for engine in engines:
+        for engine in found:
             record = engine.record
             assert (record.edition, record.tensorrt, record.hardware) == (RTX.name, trt.__version__, "same_capability")
             assert not record.verified
@@ -69,7 +76,7 @@ def test_every_graph_is_built_for_every_gpu_that_was_asked_for(built: SimpleName
             assert record.profiles[0]["batch"] == (1, 1, 1)
             assert record.profiles[1]["batch"] == (2, 4, 4)
     assert any("100%" in line or "80%" in line for line in built.told)
-    assert "grounder (fp32, sm120): building" in built.told
+    assert "query_encoder (fp32, sm120): building" in built.told
 
 
 @NO_GPU
@@ -99,7 +106,7 @@ def test_it_says_what_is_in_the_bundle(built: SimpleNamespace) -> None:
     """`inspect` would not tell which cards a bundle is for."""
     found = inspect_path(built.folder)
     table = found.tables["engines"]
-    assert found.sections["bundle"]["engines"] == len(table["graph"]) == 8
+    assert found.sections["bundle"]["engines"] == len(table["graph"]) == 6
     assert set(table["gpu"]) == {"sm89", "sm120"}
     assert set(table["state"]) == {"not run yet"}
 
@@ -157,11 +164,14 @@ def test_doctor_and_auto_know_it(built: SimpleNamespace) -> None:
     assert hardware.package_versions()["tensorrt-rtx"] == trt.__version__
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_every_graph_is_built_in_half_precisions(precision: str, plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exported_in", ["tokens_in_fp16", "words_in_bf16"])
+def test_every_graph_is_built_in_half_precisions(
+    exported_in: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Types that the library refuses would be found out on the user's machine, after minutes; or GRU layers would run
     as a loop for each of their stacks."""
-    folder = in_precision(plain, tmp_path / "deploy", precision)
+    folder = Path(shutil.copytree(request.getfixturevalue(exported_in), tmp_path / "deploy"))
+    precision = Bundle.open(folder).manifest.precision
     options = EngineOptions(max_batch=1, optimization_level=0)
     reports = add_engines(folder, precision, options, edition=RTX, gpus=("sm86",))
     half = ELEMENT_TYPES[precision].torch
@@ -174,11 +184,10 @@ def test_every_graph_is_built_in_half_precisions(precision: str, plain: Path, tm
 
 
 def test_the_graph_that_the_parser_is_given_answers_as_the_bundles(
-    plain: Path, tmp_path: Path, session_of: Callable[[Path | bytes], Callable]
+    tokens_in_fp16: Path, session_of: Callable[[Path | bytes], Callable]
 ) -> None:
     """What is verified is the bundle's graph; an engine is built from another form of it, and no card is here."""
-    folder = in_precision(plain, tmp_path / "deploy", "fp16", ("grounder",))
-    bundle = Bundle.open(folder).in_precision("fp16")
+    bundle = Bundle.open(tokens_in_fp16)
     limits = {"batch": 4, **bundle.manifest.limits}
     rng, sizes = np.random.default_rng(0), {"batch": 3, "clips": 13, "words": 5}
     feeds = {}
@@ -193,29 +202,6 @@ def test_the_graph_that_the_parser_is_given_answers_as_the_bundles(
     for name, values in wanted.items():
         real = feeds["clip_mask"] if values.ndim > 1 else slice(None)
         np.testing.assert_allclose(found[name][real], values[real], atol=1e-2, err_msg=name)
-
-
-def in_precision(plain: Path, folder: Path, precision: str, wanted: tuple[str, ...] = GRAPH_NAMES) -> Path:
-    """The bundle with graphs in another precision, whose fused ops are single nodes."""
-    from img_deploy.export.functions import FunctionLibrary
-    from img_deploy.export.onnx_from_program import model_metadata, onnx_from_program
-    from img_deploy.export.precision import network_in
-    from img_deploy.export.programs import program_from_graph
-
-    shutil.copytree(plain, folder)
-    bundle = Bundle.open(folder)
-    network = network_in(network_from_bundle(bundle), precision)
-    library, graphs = FunctionLibrary(), {}
-    (folder / "onnx" / precision).mkdir()
-    for name in wanted:
-        spec = graph_specs(network.config)[name]
-        metadata = model_metadata(spec, network.config, precision, True)
-        model = onnx_from_program(program_from_graph(network, spec), spec, library, metadata, precision, True)
-        graphs[name] = f"onnx/{precision}/{name}.onnx"
-        onnx.save(model, folder / graphs[name])
-    bundle.manifest.graphs[precision] = graphs
-    write_manifest(folder, bundle.manifest)
-    return folder
 
 
 @pytest.mark.parametrize(
