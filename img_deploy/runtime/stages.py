@@ -126,9 +126,10 @@ def ground_pairs(
     answers: dict[int, Answer | FeatureError] = {}
     for graph in ("grounder", "visual_grounder"):
         rows = [row for row, (video, *_) in enumerate(pairs) if (video.audio is None) is (graph != "grounder")]
-        ground = partial(_ground, run, graph, top_k, nms)
-        found = in_batches([pairs[row] for row in rows], lambda pair: pair[0].clips, batch_size, ground)
-        answers.update(zip(rows, found, strict=True))
+        if rows:
+            ground = partial(_ground, run, graph, top_k, nms)
+            found = in_batches([pairs[row] for row in rows], lambda pair: pair[0].clips, batch_size, ground)
+            answers.update(zip(rows, found, strict=True))
     return [answers[row] for row in range(len(pairs))]
 
 

@@ -116,8 +116,7 @@ def _shape(values: Values | list[Values], tensor: TensorSpec) -> tuple[int, ...]
     """[B, ...] of an input, as long as its longest sample; of its widths one that is not as declared, if there is."""
     if not isinstance(values, list):
         return tuple(values.shape)
-    shapes = {tuple(each.shape) for each in values}
-    if len(shapes) == 1:
+    if len(shapes := {each.shape for each in values}) == 1:
         return (len(values), *shapes.pop())
     sizes = zip(tensor.axes[1:], zip(*shapes, strict=False), strict=False)
     return (

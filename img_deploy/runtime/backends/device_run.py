@@ -103,7 +103,10 @@ def columns(spec: GraphSpec, bucket: Bucket) -> int:
 
 
 def _on_device(values: Values | list[Values]) -> bool:
-    return not all(isinstance(each, np.ndarray) for each in (values if isinstance(values, list) else [values]))
+    for each in values if isinstance(values, list) else [values]:
+        if not isinstance(each, np.ndarray):
+            return True
+    return False
 
 
 def place(held: "Tensor", values: Values | list[Values], mask: "Tensor") -> None:
