@@ -103,10 +103,7 @@ def columns(spec: GraphSpec, bucket: Bucket) -> int:
 
 
 def _on_device(values: Values | list[Values]) -> bool:
-    for each in values if isinstance(values, list) else [values]:
-        if not isinstance(each, np.ndarray):
-            return True
-    return False
+    return any(not isinstance(each, np.ndarray) for each in (values if isinstance(values, list) else [values]))
 
 
 def place(held: "Tensor", values: Values | list[Values], mask: "Tensor") -> None:
