@@ -3,6 +3,7 @@
 Everything that a run asks of the device goes to one stream, in order: inputs, graph, outputs. Memory on the host is
 written again, and tensors that stay on the device are handed out, only after :meth:`DeviceRun.wait`: whatever reads
 them on another stream comes later. The copies of a run on one stream overlap with the graph of a run on another.
+Not yet run on a GPU; on a CPU, PyTorch's own memory stands in for the device's.
 """
 
 from collections.abc import Mapping, Sequence
