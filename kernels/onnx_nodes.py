@@ -41,11 +41,11 @@ class Nodes:
 
     def ints(self, values: Sequence[int] | int) -> "ir.Value":
         """A constant of int64."""
-        return self._constant(np.array(values, np.int64))
+        return self.constant(np.array(values, np.int64))
 
     def floats(self, value: float) -> "ir.Value":
         """A constant of float32."""
-        return self._constant(np.array(value, np.float32))
+        return self.constant(np.array(value, np.float32))
 
     def to_wide(self, x: "ir.Value") -> "ir.Value":
         """A value of the storage type, in float32."""
@@ -72,7 +72,8 @@ class Nodes:
         """``x`` cut into equal parts."""
         return list(self.tape.op_multi_out("Split", [x], {"axis": axis, "num_outputs": parts}, num_outputs=parts))
 
-    def _constant(self, array: "np.ndarray") -> "ir.Value":
+    def constant(self, array: "np.ndarray") -> "ir.Value":
+        """A constant of an array."""
         import onnx_ir as ir
 
         return self.tape.op("Constant", [], {"value": ir.tensor(array)})

@@ -5,8 +5,10 @@ The ONNX body spells out the heads, so their number is part of the name.
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from img_deploy.kernels.lowering import Call, NodeForm
-from img_deploy.kernels.onnx_nodes import Nodes, layer_norm, linear, masked_softmax
+from img_deploy.kernels.onnx_nodes import Nodes, layer_norm, linear, masked_softmax, swap
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import PluginForm, Sizes, Variant, by_batch, number_of, over_rows, reference_of
 from img_deploy.kernels.plugin_names import PluginName
@@ -38,26 +40,56 @@ def node_form(call: Call) -> NodeForm:
 def body(op: Nodes, call: Call, given: Any) -> Any:
     """The ONNX body; the scale of the scores is part of the query's weights."""
     dim = call.size("qkv_weight", 1)
-    head = dim // given.heads
+    scale = op.to_storage(op.floats((dim // given.heads) ** -0.5))
+    (q_weight, q_bias), k, v = (
+        (op.cut(given.qkv_weight, part, dim), op.cut(given.qkv_bias, part, dim)) for part in range(3)
+    )
+    q = op.Mul(q_weight, scale), op.Mul(q_bias, scale)
     normed = source = layer_norm(op, given.x, given.norm_x_weight, given.norm_x_bias)
     if given.context is not None:
         source = layer_norm(op, given.context, given.norm_context_weight, given.norm_context_bias)
-    scale = op.to_storage(op.floats(head**-0.5))
+    to_slots = given.context is not None and given.context_mask is None
+    attended = (_to_slots if to_slots else _to_words_or_clips)(op, (normed, source, source), (q, k, v), dim, given)
+    residual = op.Add(attended, given.x)
+    hidden = _rows(op, layer_norm(op, residual, given.norm_out_weight, given.norm_out_bias), dim)
+    return op.Add(op.Reshape(linear(op, hidden, given.out_weight, given.out_bias), op.Shape(given.x)), residual)
 
-    def projected(values: Any, part: int) -> Any:
-        weight, bias = op.cut(given.qkv_weight, part, dim), op.cut(given.qkv_bias, part, dim)
-        if part == 0:
-            weight, bias = op.Mul(weight, scale), op.Mul(bias, scale)
-        flat = linear(op, values, weight, bias)
-        return op.Transpose(op.Reshape(flat, [0, 0, given.heads, head]), perm=[0, 2, 1, 3])  # [B, H, *, D/H]
 
-    q, k, v = (projected(values, part) for part, values in enumerate((normed, source, source)))
+def _to_words_or_clips(op: Nodes, inputs: Any, weights: Any, dim: int, given: Any) -> Any:
+    """Attention before the residual, [B, L, D]: ``inputs`` and ``weights`` of q, k and v."""
+
+    def projected(values: Any, own: Any) -> Any:
+        heads = op.Concat(op.Shape(values, start=0, end=2), [given.heads, dim // given.heads], axis=0)
+        flat = linear(op, _rows(op, values, dim), *own)
+        return op.Transpose(op.Reshape(flat, heads), perm=[0, 2, 1, 3])  # [B, H, *, D/H]
+
+    q, k, v = map(projected, inputs, weights)
     scores = op.to_wide(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])))  # [B, H, L, M]
     attended = op.MatMul(masked_softmax(op, scores, given.context_mask, (1, 2)), v)
-    attended = op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), [0, 0, dim])  # [B, L, D]
-    residual = op.Add(attended, given.x)
-    hidden = layer_norm(op, residual, given.norm_out_weight, given.norm_out_bias)
-    return op.Add(linear(op, hidden, given.out_weight, given.out_bias), residual)
+    return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), [0, 0, dim])
+
+
+def _to_slots(op: Nodes, inputs: Any, weights: Any, dim: int, given: Any) -> Any:
+    """The same to few keys: they are projected to the clips, not the clips to them, and no head is cut out. Each head
+    has keys and values of its own, [B, H * M, D], zero in the channels of the other heads.
+    """
+    x, slots, _ = inputs
+    (q_weight, q_bias), *k_and_v = weights
+    own = np.repeat(np.eye(given.heads, dtype=np.float32), dim // given.heads, axis=1)[:, None]  # [H, 1, D]
+    own = op.to_storage(op.constant(own))
+    keys, values = (
+        op.Reshape(op.Mul(op.Unsqueeze(linear(op, slots, *each), [1]), own), [0, -1, dim]) for each in k_and_v
+    )
+    of_bias = swap(op, op.MatMul(keys, op.Unsqueeze(q_bias, [1])))  # [B, 1, H * M]
+    scores = op.Add(op.MatMul(x, swap(op, op.MatMul(keys, q_weight))), of_bias)  # [B, L, H * M]
+    by_head = op.Concat(op.Shape(x, start=0, end=2), [given.heads, -1], axis=0)
+    shares = masked_softmax(op, op.to_wide(op.Reshape(scores, by_head)))
+    return op.MatMul(op.Reshape(shares, [0, 0, -1]), values)
+
+
+def _rows(op: Nodes, x: Any, dim: int) -> Any:
+    """[B, L, D] -> [B * L, D], of which ONNX Runtime computes product and bias in one."""
+    return op.Reshape(x, [-1, dim])
 
 
 def plugin_form(name: PluginName) -> PluginForm:
