@@ -119,9 +119,12 @@ def infer(
     from img_deploy.runtime.request import AskOptions, Request
 
     if rebuild:
-        from img_deploy.cli.engine_building import rebuild_for_this_machine
+        from img_deploy.cli.reporting import Reporter
+        from img_deploy.export.engine_rebuild import rebuild_engines
 
-        rebuild_for_this_machine(bundle, quiet)
+        note = Reporter(quiet).note
+        built = rebuild_engines(bundle, lambda step: note(f"{step} ..."))
+        note(f"{bundle}: {len(built)} engines built" if built else f"{bundle}: its engines fit this machine")
     request = Request(
         features=features,
         bundle=bundle,
