@@ -32,10 +32,9 @@ def _read_translations_once() -> None:
     """The exporter parses the sources of its hundreds of translations anew for each graph: a sixth of the time."""
     from torch.onnx._internal.exporter import _registration
 
-    source = getattr(_registration, "onnxscript_apis", None)
-    listed = getattr(source, "get_torchlib_ops", None)
-    if listed is not None and not hasattr(listed, "cache_info"):
-        source.get_torchlib_ops = cache(listed)
+    source: Any = getattr(_registration, "onnxscript_apis", None)
+    if hasattr(source, "get_torchlib_ops") and not hasattr(source.get_torchlib_ops, "cache_info"):
+        source.get_torchlib_ops = cache(source.get_torchlib_ops)
 
 
 @contextmanager

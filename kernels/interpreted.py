@@ -118,7 +118,7 @@ def _spell_types_of_tuples_when_asked() -> None:
 
 
 def _make_types_once() -> None:
-    """Triton 3.6 checks and spells the type of every value, and lists NumPy's types to find one: a fifth of the time."""
+    """Triton 3.6 checks and spells every value's type, and looks NumPy's up in a new table: a fifth of the time."""
     import math
     from functools import cache
 
