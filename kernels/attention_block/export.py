@@ -75,8 +75,8 @@ def _to_slots(op: Nodes, inputs: Any, weights: Any, dim: int, given: Any) -> Any
     """
     x, slots, _ = inputs
     (q_weight, q_bias), *k_and_v = weights
-    own = np.repeat(np.eye(given.heads, dtype=np.float32), dim // given.heads, axis=1)[:, None]  # [H, 1, D]
-    own = op.to_storage(op.constant(own))
+    channels = np.repeat(np.eye(given.heads, dtype=np.float32), dim // given.heads, axis=1)[:, None]  # [H, 1, D]
+    own = op.to_storage(op.constant(channels))
     keys, values = (
         op.Reshape(op.Mul(op.Unsqueeze(linear(op, slots, *each), [1]), own), [0, -1, dim]) for each in k_and_v
     )
