@@ -73,10 +73,15 @@ class Connections:
         self._idle.clear()
 
 
-async def open_loop(connections: Connections, ask: Ask, rate: float, seconds: float, seed: int = 0) -> Load:
-    """Requests that come by chance for so many seconds, ``rate`` a second, whether or not others are answered."""
-    rng, load = random.Random(seed), Load()
-    times = list(takewhile(lambda due: due < seconds, accumulate(iter(lambda: rng.expovariate(rate), None))))
+async def open_loop(connections: Connections, ask: Ask, rate: float, seconds: float, spacing: str) -> Load:
+    """``rate`` requests a second for so many seconds, whether or not others are answered.
+
+    Args:
+        spacing: ``even``: at equal distances, as wrk2 sends them; ``chance``: at random times (a Poisson process).
+    """
+    rng, load = random.Random(0), Load()
+    gaps = {"even": lambda: 1 / rate, "chance": lambda: rng.expovariate(rate)}[spacing]
+    times = list(takewhile(lambda due: due < seconds, accumulate(iter(gaps, None))))
 
     async def one(number: int, wanted: float, begun: float) -> None:
         await asyncio.sleep(max(0.0, begun + wanted - time.perf_counter()))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from img_deploy.errors import ImgDeployError
@@ -43,8 +43,7 @@ class _Item:
     length: int
     future: asyncio.Future
     due: float
-    """Until when it may wait for others."""
-    since: float = field(default_factory=time.monotonic)
+    """Until when it may wait for others. Items go in this order."""
 
 
 class Batcher:
@@ -104,7 +103,7 @@ class Batcher:
 
         Args:
             begun: when the request began, on the clock of ``time.monotonic``: it waits for others once, not at every
-                stage. Default: now.
+                stage, and goes before requests that began later, at whatever stage. Default: now.
         """
         loop, length = asyncio.get_running_loop(), self.stages[stage].length
         due = (time.monotonic() if begun is None else begun) + self.window
@@ -145,12 +144,12 @@ class Batcher:
                 self._free.release()
 
     def _next(self) -> tuple[str, list[_Item]] | None:
-        """The batch of the item that has waited longest: those of its key and of similar length."""
+        """The batch of the request that has waited longest: items of its key and of similar length."""
         for name, queue in self._queues.items():
             self._queues[name] = deque(item for item in queue if not item.future.done())
         stage = min(
             (name for name, queue in self._queues.items() if queue),
-            key=lambda name: self._queues[name][0].since,
+            key=lambda name: self._queues[name][0].due,
             default=None,
         )
         if stage is None:

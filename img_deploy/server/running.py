@@ -1,9 +1,11 @@
 """Starting and stopping: everything is opened, and wrong settings are refused, before the first connection."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import uvicorn
@@ -59,9 +61,15 @@ def serve(settings: ServerSettings) -> None:
 
 
 def worker() -> Any:
-    """The application of one of several processes."""
+    """The application of one of several processes. It stops with the one that started it, even if that was killed."""
     log_to_stderr()
+    threading.Thread(target=_stop_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     return _own_process(ServerSettings.model_validate_json(os.environ[SETTINGS]))
+
+
+def _stop_with(parent: Any) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _own_process(settings: ServerSettings) -> Any:

@@ -116,6 +116,7 @@ class Search:
                     found.answers += answers
                 else:
                     ranking.add(answers)
+                begun = time.monotonic() - self.batcher.window  # a later part waits for nothing, but takes its turn
         if ranking is not None:
             found.answers = ranking.ranked()
         if found.skipped and not found.answers:

@@ -101,7 +101,8 @@ def process(*arguments):
             if "running on" in told[-1]["message"]:
                 break
         url = next(word for word in told[-1]["message"].split() if word.startswith("http"))
-        with httpx.Client(base_url=url, timeout=30) as client:
+        patient = httpx.HTTPTransport(retries=7)  # several workers listen only after their address is told
+        with httpx.Client(base_url=url, timeout=30, transport=patient) as client:
             wait_until_ready(client)
             yield SimpleNamespace(process=started, url=url, client=client, lines=lines, told=told)
     finally:

@@ -12,11 +12,11 @@ from img_deploy.server.batcher import Batcher, BusyError, Stage
 
 
 def with_batcher(body, run=lambda items, key: [(one, key) for one in items], length=len, **options):
-    """What ``body(batcher)`` gives; ``run`` and ``length`` are those of the only stage, "work"."""
+    """What ``body(batcher)`` gives; ``run`` and ``length`` are those of its stages, "work" and "finish"."""
     settings = {"batch_size": 4, "window": 0.01, "most_requests": 100} | options
 
     async def all_of_it():
-        batcher = Batcher({"work": Stage(run, length)}, **settings)
+        batcher = Batcher(dict.fromkeys(("work", "finish"), Stage(run, length)), **settings)
         batcher.start()
         try:
             return await asyncio.wait_for(body(batcher), 20)
@@ -77,6 +77,31 @@ def test_a_request_waits_for_others_once():
         return await batcher.run("work", ["a"], begun=time.monotonic() - 60)
 
     assert with_batcher(body, window=60) == [("a", None)]
+
+
+def test_the_request_that_began_first_goes_first_at_every_stage():
+    """New requests would overtake those that are nearly done, and the slowest answers would take longer still."""
+    held, computed = threading.Event(), []
+
+    def run(contents, _):
+        computed.extend(contents)
+        held.wait(10)
+        return contents
+
+    async def body(batcher):
+        begun = time.monotonic()
+        first = asyncio.create_task(batcher.run("work", ["first"]))
+        while not computed:
+            await asyncio.sleep(0.001)
+        young = asyncio.create_task(batcher.run("work", ["young"]))
+        await asyncio.sleep(0.01)
+        old = asyncio.create_task(batcher.run("finish", ["old"], begun=begun))
+        await asyncio.sleep(0)
+        held.set()
+        await asyncio.gather(first, young, old)
+
+    with_batcher(body, run)
+    assert computed == ["first", "old", "young"]
 
 
 def test_what_its_caller_has_left_is_not_computed():

@@ -7,6 +7,7 @@ import threading
 import time
 
 import httpx
+import psutil
 import pytest
 
 ASK = {"query": "a person opens the door", "best": 3}
@@ -64,6 +65,18 @@ def test_what_was_begun_is_answered_before_it_stops(features, server_process):
         assert server.process.wait(30) == 0
         with pytest.raises(OSError):
             raw(server.url)
+
+
+def test_workers_stop_with_the_process_that_was_killed(features, server_process):
+    """The port would stay taken by processes that nobody stops any more."""
+    with server_process("--features", features.folder, "--workers", "2") as server:
+        workers = [
+            one for one in psutil.Process(server.process.pid).children() if "spawn_main" in " ".join(one.cmdline())
+        ]
+        assert server.client.post("/v1/ground", json=ASK).status_code == 200
+        server.process.kill()
+        assert len(workers) == 2
+        assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 def test_log_lines_are_json_with_the_requests_id(features, server_process):
