@@ -58,7 +58,9 @@ class Connections:
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Status and content of the reply."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self.host, self.port)
+        alive = [one for one in self._idle if not one[0].at_eof()]  # the server ends those that idle for seconds
+        reader, writer = alive.pop() if alive else await asyncio.open_connection(self.host, self.port)
+        self._idle = alive
         head = f"POST {path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         reply = (await reader.readuntil(b"\r\n\r\n")).lower()

@@ -1,8 +1,8 @@
 """The server on this machine's CPU: batches of many clients against one request at a time.
 
 A network of the published size with random weights is exported and served over loopback. Requests come from this
-process: from clients that wait for their answers, and by chance at several rates (open loop). A small network is asked
-long enough to see whether memory grows, and whether an answer is the same alone and in company.
+process: from clients that wait for their answers, and at several rates, evenly and by chance (open loop). A small
+network is asked long enough to see whether memory grows, and whether an answer is the same alone and in company.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ from img_deploy.benchmarks.cpu import full_size_checkpoint
 from img_deploy.benchmarks.environment import environment
 from img_deploy.benchmarks.load import clients, open_loop, replies, server
 from img_deploy.benchmarks.page import Document, write_results
-from img_deploy.benchmarks.serve_page import CLIENTS, SHARES, page
+from img_deploy.benchmarks.serve_page import CLIENTS, SHARES, SPACINGS, page
 from img_deploy.benchmarks.workload import draw_queries
 from img_deploy.errors import ImgDeployError, InputError, VerificationError
 from img_deploy.hardware import OtherPrograms
@@ -77,9 +77,9 @@ def speed(bundle: Path, place: Path, clips: int, options: Options) -> Document:
         unloaded = many.measured(lambda to: clients(to, ask, 1, options.seconds / 2))
         capacity = float(np.median([row["batched"]["per_second"] for row in rounds]))
         loop = []
-        for share in SHARES:
-            found = many.measured(partial(open_loop, ask=ask, rate=share * capacity, seconds=options.seconds))
-            loop.append({"share": share, "rate": round(share * capacity, 1)} | found)
+        for spacing, share in product(SPACINGS, SHARES):
+            load = partial(open_loop, ask=ask, rate=share * capacity, seconds=options.seconds, spacing=spacing)
+            loop.append({"spacing": spacing, "share": share, "rate": round(share * capacity, 1)} | many.measured(load))
     ratios = [row["batched"]["per_second"] / row["one_at_a_time"]["per_second"] for row in rounds]
     work = [row["one_at_a_time"]["server_cpu_ms"] / row["batched"]["server_cpu_ms"] for row in rounds]
     return {
@@ -90,7 +90,9 @@ def speed(bundle: Path, place: Path, clips: int, options: Options) -> Document:
         "unloaded": unloaded,
         "capacity_per_second": round(capacity, 1),
         "open_loop": loop,
-        "p99_over_unloaded_p50": round(loop[-1]["p99_ms"] / unloaded["p50_ms"], 2),
+        "p99_over_unloaded_p50": {
+            row["spacing"]: round(row["p99_ms"] / unloaded["p50_ms"], 2) for row in loop if row["share"] == SHARES[-1]
+        },
     }
 
 

@@ -7,6 +7,7 @@ from img_deploy.benchmarks.page import Document, origin, table
 CLIENTS = 16
 SHARES = (0.2, 0.5, 0.8)
 """Of the capacity, in the open loop."""
+SPACINGS = {"even": "at equal distances", "chance": "at random times"}
 LOADS = ["load", "answered/s", "p50 ms", "p99 ms", "server's CPU ms each", "mean batch", "batches by size"]
 LOADS += ["generator's cores", "refused"]
 
@@ -33,12 +34,15 @@ def _speed(found: Document) -> Iterator[str]:
     for number, one in enumerate(found["rounds"], 1):
         rows += [_row(f"{CLIENTS} clients, round {number}", one["batched"])]
         rows += [_row(f"the same, one request at a time, round {number}", one["one_at_a_time"])]
-    rows += [_row(f"open loop, {one['share']:.0%} of capacity: {one['rate']}/s", one) for one in found["open_loop"]]
+    for one in found["open_loop"]:
+        rows.append(_row(f"{one['rate']}/s {SPACINGS[one['spacing']]}, {one['share']:.0%} of capacity", one))
     yield from table(LOADS, rows)
+    ratios = found["p99_over_unloaded_p50"]
     yield from (
         f"Batched throughput is {found['ratio']} times that of one request at a time ({CLIENTS} clients, median); "
         f"the CPU time of a request falls by a factor of {found['cpu_ratio']}. At {SHARES[-1]:.0%} of capacity "
-        f"p99 is {found['p99_over_unloaded_p50']} times the p50 of one client.",
+        f"p99 is {ratios['even']} times the p50 of one client where requests come at equal distances, and "
+        f"{ratios['chance']} times where they come at random times.",
         "",
     )
 
