@@ -102,12 +102,14 @@ def kernels_without_compiling(node: str, types: object, sizes: object, target: o
 
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The stand-in of ``double.py`` in the place of ``tensorrt`` 11.4, on a GPU of compute capability 9.0."""
-    spec = importlib.util.spec_from_file_location("tensorrt", HERE / "double.py")
+    """The stand-in of ``double/`` in the place of ``tensorrt`` 11.4, on a GPU of compute capability 9.0."""
+    spec = importlib.util.spec_from_file_location("tensorrt", HERE / "double/__init__.py")
     double = importlib.util.module_from_spec(spec)
+    for part in ("build", "engine", "names"):  # anew for each test: they keep what was asked of them
+        monkeypatch.delitem(sys.modules, f"tensorrt.{part}", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", double)
     spec.loader.exec_module(double)
     double.__version__ = "11.4.0.106"
-    monkeypatch.setitem(sys.modules, "tensorrt", double)
 
     def machine(trt: ModuleType) -> TrtMachine:
         return TrtMachine(trt.__version__, "NVIDIA H200", "9.0")
@@ -148,7 +150,7 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def with_engines(_built: Path, plain: Path, trt: ModuleType, tmp_path: Path) -> Path:
-    """A copy of the bundle with fp32 engines of ``double.py``."""
+    """A copy of the bundle with fp32 engines of ``double/``."""
     if not _built.exists():
         shutil.copytree(plain, _built)
         made = EngineOptions(max_batch=16, timing_cache=_built.with_name("timing"), plugins=False)

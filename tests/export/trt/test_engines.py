@@ -313,7 +313,7 @@ def test_references_in_the_place_of_kernels_are_tried_and_not_kept(
         return parse(self, model)
 
     monkeypatch.setattr(trt.OnnxParser, "parse", noting)
-    monkeypatch.setattr(trt, "AOT", 0)
+    monkeypatch.setattr(trt.build, "AOT", 0)
     before, told = files(plugin_bundle), []
     add_engines(plugin_bundle, options=replace(options, plugins=True, references=True), tell=told.append)
     assert set(asked) == {0}

@@ -122,7 +122,7 @@ def members_of_the_double(double: ModuleType) -> dict[str, Any]:
     """Every public class and member of the stand-in, by TensorRT's name."""
     found: dict[str, Any] = {}
     for name, value in vars(double).items():
-        if not inspect.isclass(value) or value.__module__ != double.__name__ or name.startswith("_"):
+        if not inspect.isclass(value) or value.__module__.partition(".")[0] != double.__name__ or name.startswith("_"):
             continue
         found[f"trt.{name}"] = value
         if issubclass(value, Enum):

@@ -22,12 +22,12 @@ STACKS, WIDTH, HIDDEN = 2, 12, 16
 @pytest.fixture(scope="module")
 def evaluated() -> Callable[[onnx.ModelProto, dict[str, np.ndarray]], list[np.ndarray]]:
     """Outputs of a graph whose plugins are computed by the references of their declarations."""
-    spec = importlib.util.spec_from_file_location("double", Path(__file__).with_name("double.py"))
-    double: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(double)
+    spec = importlib.util.spec_from_file_location("evaluation", Path(__file__).with_name("double") / "evaluation.py")
+    evaluation: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(evaluation)
 
     def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[Any]:
-        return double._runner(model)([value.name for value in model.graph.output], feeds)
+        return evaluation.runner(model)([value.name for value in model.graph.output], feeds)
 
     return run
 
