@@ -40,6 +40,18 @@ def narrow_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 Charades-like and 8 ActivityNet-like videos of real widths. Not to be changed."""
+    from img_deploy.training.synthetic.config import KINDS, SyntheticConfig
+    from img_deploy.training.synthetic.writer import write_synthetic
+
+    tiny = {"videos": 8, "moments": 3, "min_clips": 11, "max_clips": 14, "max_moment": 4}
+    folder = tmp_path_factory.mktemp("kinds") / "data"
+    write_synthetic(folder, SyntheticConfig(kinds=KINDS, no_audio_share=0.25, **tiny))
+    return folder
+
+
 @pytest.fixture
 def tiny_config(narrow_data: Path, tmp_path_factory: pytest.TempPathFactory) -> "Callable[..., TrainConfig]":
     """Function: settings of a run of seconds; keyword arguments change them."""

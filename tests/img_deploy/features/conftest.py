@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from img_deploy.errors import FeatureError
+from img_deploy.features import open_folder
+
 Lengths = dict[str, int]
 
 
@@ -127,3 +130,17 @@ def trap(tmp_path: Path) -> Trap:
     pickle.loads(pickle.dumps(Trap(proof)))
     assert proof.exists()
     return Trap(tmp_path / "marker")
+
+
+@pytest.fixture
+def refusal() -> Callable[..., str]:
+    """Function: the one line with which opening a folder ends; arguments of ``open_folder``."""
+
+    def refusal_of(*arguments: Any, **options: Any) -> str:
+        with pytest.raises(FeatureError) as caught:
+            open_folder(*arguments, **options)
+        message = str(caught.value)
+        assert "\n" not in message
+        return message
+
+    return refusal_of

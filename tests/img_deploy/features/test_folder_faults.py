@@ -20,16 +20,8 @@ I3D, IV2, PANNS, LLAMA = map(kind_named, ("i3d", "iv2", "panns", "llama"))
 PLAIN, PLAIN_AUDIO = FeatureKind("plain", 6), FeatureKind("plain", 4)
 
 Build = Callable[..., Path]
+Refusal = Callable[..., str]
 VIDEOS = {"AO8RW": 5, "3MSZA": 150, "YVKIV": 1}
-
-
-def refusal(*arguments: Any, **options: Any) -> str:
-    """The one line with which opening a folder ends."""
-    with pytest.raises(FeatureError) as caught:
-        open_folder(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_links_that_lead_nowhere(plain: Build) -> None:
@@ -189,7 +181,7 @@ def test_unknown_video(charades: Build) -> None:
             ask("../audio/3MSZA")
 
 
-def test_wanted_kind_is_missing(charades: Build) -> None:
+def test_wanted_kind_is_missing(charades: Build, refusal: Refusal) -> None:
     """The user would not learn what the folder holds and what was wanted instead."""
     root = charades(VIDEOS)
     for path in (root / "iv2_features/visual_features_6b").iterdir():
@@ -199,14 +191,14 @@ def test_wanted_kind_is_missing(charades: Build) -> None:
     assert "wanted InternVideo2 (width 768) in iv2_features/visual_features_6b" in message
 
 
-def test_every_missing_kind_is_told_at_once(activitynet: Build) -> None:
+def test_every_missing_kind_is_told_at_once(activitynet: Build, refusal: Refusal) -> None:
     """A user would mend one thing only to meet the next."""
     message = refusal(activitynet({"v_a": 3}, {"v_a": 3}), IV2, PANNS, LLAMA)
     for part in ("wanted InternVideo2", "found VGGish (width 128)", "wanted PANNs", "wanted LLaMA text"):
         assert part in message
 
 
-def test_wrong_level_of_the_tree(charades: Build, tmp_path: Path) -> None:
+def test_wrong_level_of_the_tree(charades: Build, tmp_path: Path, refusal: Refusal) -> None:
     """A path one folder too high or too low would be answered without the right one."""
     root = charades(VIDEOS)
     for path in (root.parent, root / "i3d_video", root / "clip_features/visual_features"):
@@ -217,21 +209,21 @@ def test_wrong_level_of_the_tree(charades: Build, tmp_path: Path) -> None:
     assert "found no features in i3d_video, wanted I3D" in refusal(tmp_path / "empty", I3D, PANNS)
 
 
-def test_files_straight_in_the_folder(tmp_path: Path, write: Any) -> None:
+def test_files_straight_in_the_folder(tmp_path: Path, write: Any, refusal: Refusal) -> None:
     """A folder of bare .npy files would be refused without telling where they belong."""
     write.npy(tmp_path / "only/a.npy", write.rows(0, 3, 6))
     assert "found a.npy" in (message := refusal(tmp_path / "only", PLAIN, None))
     assert "video/*.npy" in message
 
 
-def test_not_a_folder(tmp_path: Path) -> None:
+def test_not_a_folder(tmp_path: Path, refusal: Refusal) -> None:
     """A file or nothing at all where a folder is wanted would end in a traceback."""
     (tmp_path / "file").touch()
     assert "got a file, expected a folder" in refusal(tmp_path / "file", PLAIN, None)
     assert "expected a folder" in refusal(tmp_path / "nothing", PLAIN, None)
 
 
-def test_folder_without_permission(plain: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_permission(plain: Build, monkeypatch: pytest.MonkeyPatch, refusal: Refusal) -> None:
     """A folder of another owner would end in a PermissionError. (Simulated: root may read everything.)"""
     root = plain({"a": 3}, {})
 
@@ -242,6 +234,6 @@ def test_folder_without_permission(plain: Build, monkeypatch: pytest.MonkeyPatch
     assert "no permission" in refusal(root, PLAIN, None)
 
 
-def test_impossible_limit(plain: Build) -> None:
+def test_impossible_limit(plain: Build, refusal: Refusal) -> None:
     """A limit of 0 clips would divide by zero later."""
     assert "max_clips" in refusal(plain({"a": 3}, {}), PLAIN, None, max_clips=0)

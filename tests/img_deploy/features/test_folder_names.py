@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from img_deploy.errors import FeatureError
 from img_deploy.features import kind_named, open_folder
 from img_deploy.features.kinds import FeatureKind
 
@@ -15,15 +14,7 @@ I3D, VGGISH = kind_named("i3d"), kind_named("vggish")
 PLAIN, PLAIN_AUDIO = FeatureKind("plain", 6), FeatureKind("plain", 4)
 
 Build = Callable[..., Path]
-
-
-def refusal(*arguments: Any, **options: Any) -> str:
-    """The one line with which opening a folder ends."""
-    with pytest.raises(FeatureError) as caught:
-        open_folder(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+Refusal = Callable[..., str]
 
 
 def test_no_audio_folder_is_in_order_and_said(plain: Build) -> None:
@@ -107,7 +98,7 @@ def test_pickled_sound_of_other_videos_is_told(activitynet: Build) -> None:
     assert "2 sound files are there, but none belongs to one of the 1 videos (e.g. VGGish.pickle[b]" in folder.notes[0]
 
 
-def test_video_files_that_are_not_read_are_told(plain: Build, write: Any) -> None:
+def test_video_files_that_are_not_read_are_told(plain: Build, write: Any, refusal: Refusal) -> None:
     """Videos saved in another format would be missing without a word."""
     root = plain({"aaa": 7}, {"aaa": 7})
     write.npz(root / "video/bbb.npz", features=write.rows(0, 3, 6))

@@ -24,16 +24,8 @@ CLIP_TEXT, LLAMA = kind_named("clip"), kind_named("llama")
 PLAIN, PLAIN_AUDIO = FeatureKind("plain", 6), FeatureKind("plain", 4)
 
 Build = Callable[..., Path]
+Refusal = Callable[..., str]
 VIDEOS = {"AO8RW": 5, "3MSZA": 150, "YVKIV": 1}
-
-
-def refusal(*arguments: Any, **options: Any) -> str:
-    """The one line with which opening a folder ends."""
-    with pytest.raises(FeatureError) as caught:
-        open_folder(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(("video", "limit"), [(I3D, 128), (CLIP_SF, 128), (IV2, 64)])
@@ -297,7 +289,7 @@ def test_a_named_text_folder_keeps_its_numbering(charades: Build) -> None:
     assert folder.text_numbering == "jsonl"
 
 
-def test_text_features_that_are_missing_or_wrong(charades: Build, tmp_path: Path) -> None:
+def test_text_features_that_are_missing_or_wrong(charades: Build, tmp_path: Path, refusal: Refusal) -> None:
     """A run would encode all videos before it finds that it cannot ask anything."""
     root = charades(VIDEOS)
     assert "found no text features, wanted LLaMA text" in refusal(root, I3D, PANNS, LLAMA)

@@ -5,7 +5,6 @@ What the kernels themselves compute is tested under Triton's interpreter (``test
 
 import threading
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from img_deploy import hardware
 from img_deploy.errors import BackendError
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
@@ -21,12 +19,10 @@ from img_deploy.runtime.backends.buckets import shape_of
 from img_deploy.runtime.backends.padded import fill, stacked
 from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
-from img_deploy.runtime.backends.triton import backend as triton_backend
 from img_deploy.runtime.backends.triton.backend import TritonBackend
 from img_deploy.runtime.backends.triton.batch_limit import OutOfMemory
 from img_deploy.runtime.backends.triton.captured_run import StaticRun
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
-from img_deploy.runtime.bundle import Bundle
 
 RUNS = ("tiny_glove", "tiny_vlm")
 TOLERANCE = {"fp32": 2e-5, "fp16": 3e-2, "bf16": 2.5e-1}
@@ -317,88 +313,3 @@ def test_what_stays_on_the_device_gives_the_same_as_from_the_host(networks, prec
     for other in found[1:]:
         for name, values in found[0].items():
             np.testing.assert_array_equal(other[name], values, err_msg=name)
-
-
-def test_packing_leaves_the_network_as_it_was(networks):
-    """The reference that the backend is compared with would be rounded along with it."""
-    network = networks["tiny_glove"]
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    packed = PackedNetwork(network, "fp16", "cpu")
-    assert {tensor.dtype for tensor in packed.network.parameters()} == {torch.float16}
-    for name, tensor in network.state_dict().items():
-        assert tensor.dtype == before[name].dtype
-        assert torch.equal(tensor, before[name]), name
-    slots = network.fusion.event.slot_attention.start(3)
-    packed_slots = packed.network.fusion.event.slot_attention.start(3)
-    assert packed_slots.is_contiguous()
-    assert torch.equal(packed_slots, slots.half())
-
-
-def test_why_it_cannot_run_here(bundles, monkeypatch):
-    """`doctor` would say nothing, or the wrong thing, about a missing GPU or package."""
-    bundle = Bundle.open(bundles["tiny_vlm"])
-    monkeypatch.setattr(hardware, "cuda_devices", lambda: 0)
-    assert triton_backend.unavailable("cuda", bundle) == "no NVIDIA GPU"
-    monkeypatch.setattr(hardware, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(triton_backend, "find_spec", lambda name: None if name == "triton" else name)
-    assert triton_backend.unavailable("cuda", None) == "triton is not installed (pip install 'img-deploy[gpu]')"
-    monkeypatch.setattr(triton_backend, "find_spec", lambda name: name)
-    bundle.manifest.precision = "int8"
-    assert triton_backend.unavailable("cuda", bundle) == "the kernels compute in fp32, fp16, bf16, not in int8"
-    bundle.manifest.precision = "fp16"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert triton_backend.unavailable("cuda", bundle) == f"torch {torch.__version__} cannot use the GPU"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert triton_backend.unavailable("cuda", bundle) == "the GPU has compute capability 7.5, the kernels need 8.0"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert triton_backend.unavailable("cuda", bundle) is None
-    bundle.manifest.files.clear()
-    assert triton_backend.unavailable("cuda", bundle) == "the bundle has no weights.safetensors"
-
-
-def test_branches_wait_for_what_they_read_and_are_waited_for():
-    """A branch on a stream of its own would read clips that are not written yet, or its result be read too early."""
-    from img_deploy.runtime.backends.triton.side_streams import SideStreams
-
-    told = []
-
-    class Stream:
-        def __init__(self, name):
-            self.name = name
-
-        def wait_stream(self, other):
-            told.append(f"{self.name} waits for {other.name}")
-
-    class Cuda(SimpleNamespace):
-        def stream(self, stream):
-            outer = self.current
-
-            class Inside:
-                def __enter__(_):
-                    self.current = stream
-
-                def __exit__(_, *error):
-                    self.current = outer
-
-            return Inside()
-
-    cuda = Cuda(current=Stream("main"))
-    cuda.current_stream = lambda: cuda.current
-
-    def part(name):
-        return lambda: told.append(f"{name} on {cuda.current.name}") or name
-
-    side = SideStreams([Stream("first"), Stream("second")], cuda)
-    assert side(part("local"), part("event"), part("whole")) == ["local", "event", "whole"]
-    assert told == [
-        "first waits for main",
-        "local on first",
-        "second waits for main",
-        "event on second",
-        "whole on main",
-        "main waits for first",
-        "main waits for second",
-    ]
-    with pytest.raises(ValueError, match="got 4 branches, expected at most 3"):
-        side(*[part("x")] * 4)
