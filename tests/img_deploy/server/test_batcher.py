@@ -26,6 +26,28 @@ def with_batcher(body, run=lambda items, key: [(one, key) for one in items], len
     return asyncio.run(all_of_it())
 
 
+def computed_while_busy(body):
+    """Items in the order in which they are computed, in ``body(batcher, begin)``.
+
+    ``await begin(batcher)`` gives a request for "first", which is being computed, and what lets it end.
+    """
+    held, computed = threading.Event(), []
+
+    def run(contents, _):
+        computed.extend(contents)
+        held.wait(10)
+        return contents
+
+    async def begin(batcher):
+        first = asyncio.create_task(batcher.run("work", ["first"]))
+        while not computed:
+            await asyncio.sleep(0.001)
+        return first, held.set
+
+    with_batcher(lambda batcher: body(batcher, begin), run)
+    return computed
+
+
 @given(st.lists(st.tuples(st.text(max_size=40), st.integers(0, 2)), max_size=60), st.integers(1, 8), st.integers(1, 3))
 def test_every_item_gets_its_own_result(items, batch_size, threads):
     """An answer would go to somebody else."""
@@ -81,53 +103,35 @@ def test_a_request_waits_for_others_once():
 
 def test_the_request_that_began_first_goes_first_at_every_stage():
     """New requests would overtake those that are nearly done, and the slowest answers would take longer still."""
-    held, computed = threading.Event(), []
 
-    def run(contents, _):
-        computed.extend(contents)
-        held.wait(10)
-        return contents
-
-    async def body(batcher):
+    async def body(batcher, begin):
         begun = time.monotonic()
-        first = asyncio.create_task(batcher.run("work", ["first"]))
-        while not computed:
-            await asyncio.sleep(0.001)
+        first, go_on = await begin(batcher)
         young = asyncio.create_task(batcher.run("work", ["young"]))
         await asyncio.sleep(0.01)
         old = asyncio.create_task(batcher.run("finish", ["old"], begun=begun))
         await asyncio.sleep(0)
-        held.set()
+        go_on()
         await asyncio.gather(first, young, old)
 
-    with_batcher(body, run)
-    assert computed == ["first", "old", "young"]
+    assert computed_while_busy(body) == ["first", "old", "young"]
 
 
 def test_what_its_caller_has_left_is_not_computed():
     """Clients that gave up would keep the machine busy."""
-    held, computed = threading.Event(), []
 
-    def run(contents, _):
-        computed.extend(contents)
-        held.wait(10)
-        return contents
-
-    async def body(batcher):
-        first = asyncio.create_task(batcher.run("work", ["first"]))
-        while not computed:
-            await asyncio.sleep(0.001)
+    async def body(batcher, begin):
+        first, go_on = await begin(batcher)
         left = asyncio.create_task(batcher.run("work", ["left"]))
         stays = asyncio.create_task(batcher.run("work", ["stays"]))
         await asyncio.sleep(0.01)
         left.cancel()
         await asyncio.sleep(0)
-        held.set()
+        go_on()
         await asyncio.gather(first, stays)
         assert left.cancelled()
 
-    with_batcher(body, run)
-    assert computed == ["first", "stays"]
+    assert computed_while_busy(body) == ["first", "stays"]
 
 
 def test_a_failed_batch_fails_its_items_alone():
