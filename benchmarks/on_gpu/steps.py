@@ -95,8 +95,9 @@ def _run_of(step: str, device: str) -> Callable[[Case], Any]:
     # TF32 is no float32: as when the kernels serve answers.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device == "cpu":
-        torch.set_num_threads(1)  # tiny sizes: a second thread waits more than it helps
         mend_interpreter()
+    if device == "cpu" or step == "checks":
+        torch.set_num_threads(1)  # tiny sizes, or a process for each op: more threads would wait for each other
     clock = Clock(device)
     run: dict[str, Callable[..., Any]] = {
         "checks": checks.check_op,

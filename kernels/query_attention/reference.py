@@ -14,7 +14,7 @@ _ROUNDED = "rounded to {} bits: the softmaxes, the gathered clips and the first 
 
 TOLERANCES = {
     "fp32": Tolerance(4e-6, 1e-6, "fp32 sums in another order, approximate exponential and square root"),
-    "fp16": Tolerance(2e-3, 1e-3, _ROUNDED.format(11)),
+    "fp16": Tolerance(2.5e-3, 1e-3, _ROUNDED.format(11) + "; plain PyTorch in fp16 is off by 1.4 times as much"),
     "bf16": Tolerance(2e-2, 8e-3, _ROUNDED.format(8) + "; plain PyTorch in bf16 is off by twice as much"),
 }
 """Kernel against this in float64: storage dtype -> tolerance of the result, whose size is about 1 to 10."""

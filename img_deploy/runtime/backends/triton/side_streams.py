@@ -5,9 +5,6 @@ from typing import Any
 
 import torch
 
-MOST = 3
-"""Branches of a call, at most: local, event and global fusion."""
-
 
 class SideStreams:
     """What :func:`img_deploy.model.branches.side_by_side` takes on a GPU.
@@ -15,17 +12,18 @@ class SideStreams:
     The last branch runs on the stream that calls, each other one on a stream of its own that first waits for what the
     caller has queued; the caller waits for all of them. The inputs of the branches are held by their closures until
     then, and a side stream's memory is used again only by that stream, after it has waited once more. So no memory
-    changes hands while another stream may still read it.
+    changes hands while another stream may still read it. Streams are made as they are needed, before any capture: in
+    the runs that warm up.
     """
 
-    def __init__(self, streams: Any = None, cuda: Any = torch.cuda) -> None:
+    def __init__(self, cuda: Any = torch.cuda) -> None:
         self._cuda = cuda
-        self._streams = streams if streams is not None else [cuda.Stream() for _ in range(MOST - 1)]
+        self._streams: list[Any] = []
 
     def __call__(self, *parts: Callable[[], Any]) -> list[Any]:
+        while len(self._streams) < len(parts) - 1:
+            self._streams.append(self._cuda.Stream())
         main, own = self._cuda.current_stream(), self._streams[: len(parts) - 1]
-        if len(own) != len(parts) - 1:
-            raise ValueError(f"got {len(parts)} branches, expected at most {len(self._streams) + 1}")
         results = []
         for side, part in zip(own, parts[:-1], strict=True):
             side.wait_stream(main)
