@@ -119,7 +119,7 @@ def calls_of(
         if chunked:
             tried["CHUNK"] = (16, 32) if dtype == torch.float32 else (64, 128)
         candidates = tuple(
-            LaunchConfig(warps, stages, dict(zip(tried, sizes, strict=True)))
-            for warps, stages, *sizes in product((4, 8), (1, 2), *tried.values())
+            LaunchConfig(warps, 1, dict(zip(tried, sizes, strict=True)))
+            for warps, *sizes in product((4, 8), *tried.values())
         )
         yield TuningCall(batch_regime(batch), name, partial(launch, inputs, out), candidates)

@@ -12,12 +12,15 @@ The most specific entry wins: GPU name, then ``sm_<capability>``, then ``default
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.dtypes import named
@@ -25,6 +28,8 @@ from img_deploy.kernels.dtypes import named
 FOLDER = Path(__file__).parent
 NOT_MEASURED = "default, not measured"
 BATCH_REGIMES = ("small_batch", "large_batch")
+HALF = {"fp16": "*"}
+"""Measured dtype -> its key in a table."""
 LARGE_BATCH = 16
 """Samples from which on a batch is large."""
 
@@ -109,14 +114,15 @@ def _table(op: str) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
 def tune(op: str, path: Path | None = None) -> dict[str, dict[str, LaunchConfig]]:
     """Measure the candidates of ``kernels/<op>/kernel.py:tuning_calls()`` on this GPU and add the winners to the table.
 
-    Not yet run on a GPU. Medians of CUDA-event timings; a candidate that does not compile or launch is passed over.
+    All candidates are compiled first, side by side; then each is timed alone, many launches in one CUDA graph. fp16
+    stands for bf16, which takes the same instructions.
 
     Args:
         op: the op's name.
         path: table to write; by default the op's own ``tuning.json``.
 
     Returns:
-        variant -> dtype -> configuration, as written under this GPU's name.
+        variant -> dtype -> configuration, as written under this GPU's compute capability.
 
     Raises:
         RuntimeError: no CUDA device, or a variant none of whose candidates runs.
@@ -125,24 +131,49 @@ def tune(op: str, path: Path | None = None) -> dict[str, dict[str, LaunchConfig]
 
     if not torch.cuda.is_available():
         raise RuntimeError("tuning measures on a CUDA device and this machine has none; run it where the GPU is")
-    kernel = import_module(f"img_deploy.kernels.{op}.kernel")
+    calls = [call for call in import_module(f"img_deploy.kernels.{op}.kernel").tuning_calls() if call.dtype != "bf16"]
+    with compiling_only(ignore_errors=True):
+        for call in calls:
+            for config in call.candidates:
+                call.run(config)
     chosen: dict[str, dict[str, LaunchConfig]] = {}
-    for call in kernel.tuning_calls():
-        chosen.setdefault(call.variant, {})[call.dtype] = _fastest(op, call)
-    _write(path or FOLDER / op / "tuning.json", torch.cuda.get_device_name(), chosen)
+    for call in calls:
+        chosen.setdefault(call.variant, {})[HALF.get(call.dtype, call.dtype)] = _fastest(op, call)
+    major, minor = torch.cuda.get_device_capability()
+    _write(path or FOLDER / op / "tuning.json", f"sm_{major}{minor}", chosen)
     _table.cache_clear()
     config_for.cache_clear()
     return chosen
 
 
+@contextmanager
+def compiling_only(ignore_errors: bool = False) -> Iterator[None]:
+    """Context in which a launch compiles its kernel, beside the others on all cores, and runs nothing."""
+    from triton import AsyncCompileMode
+    from triton.runtime.jit import JITFunction
+
+    launch = JITFunction.run
+
+    def compile_alone(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        del warmup
+        return launch(self, *args, grid=grid, warmup=True, **kwargs)
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        AsyncCompileMode(pool, ignore_errors=ignore_errors),
+        mock.patch.object(JITFunction, "run", compile_alone),
+    ):
+        yield
+
+
 def _fastest(op: str, call: TuningCall) -> LaunchConfig:
     import torch
-    from triton.testing import do_bench
+    from triton.testing import do_bench_cudagraph
 
     best, best_ms, failures = None, float("inf"), []
     for config in call.candidates:
         try:
-            ms = do_bench(lambda config=config: call.run(config), return_mode="median")
+            ms = do_bench_cudagraph(lambda config=config: call.run(config), return_mode="median")
         except Exception as error:  # too much shared memory or too many registers on this card: not a candidate here
             failures.append(f"{config.launch_options()}: {error}")
             continue
@@ -150,13 +181,13 @@ def _fastest(op: str, call: TuningCall) -> LaunchConfig:
             best, best_ms = config, ms
     if best is None:
         raise RuntimeError(f"{op} {call.variant} {call.dtype}: no candidate runs; " + "; ".join(failures))
-    origin = f"median {1e3 * best_ms:.1f} us, torch {torch.__version__}"
+    origin = f"{1e3 * best_ms:.1f} us on {torch.cuda.get_device_name()}, fastest of {len(call.candidates)}"
     return LaunchConfig(best.num_warps, best.num_stages, best.blocks, origin)
 
 
-def _write(path: Path, gpu: str, chosen: dict[str, dict[str, LaunchConfig]]) -> None:
+def _write(path: Path, key: str, chosen: dict[str, dict[str, LaunchConfig]]) -> None:
     table = json.loads(path.read_text()) if path.exists() else {}
-    entries = table.setdefault(gpu, {})
+    entries = table.setdefault(key, {})
     for variant, dtypes in chosen.items():
         entries.setdefault(variant, {}).update({dtype: asdict(config) for dtype, config in dtypes.items()})
     partial = path.with_suffix(".json.partial")

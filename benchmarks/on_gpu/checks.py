@@ -32,8 +32,9 @@ from img_deploy.kernels.checking import (
 from img_deploy.runtime.spans import decode_spans
 
 ALLOWED_FP32 = 1e-4
-"""Largest difference from eager float32 with which fp32 passes. A half precision passes at twice what eager PyTorch
-itself loses in it: random weights amplify rounding more than trained ones do."""
+"""Largest difference from eager float32 with which fp32 passes, as a share of the output's largest value where that is
+above 1. A half precision passes at twice what eager PyTorch itself loses in it: random weights amplify rounding more
+than trained ones do."""
 
 
 def check_op(op: str, precision: str, clock: Clock) -> dict[str, Any]:
@@ -84,6 +85,8 @@ def _scores_of(spans: torch.Tensor, arguments: Sequence[Any]) -> torch.Tensor:
 def check_network(precision: str, clock: Clock) -> dict[str, Any]:
     """Each version against eager float32 on ragged batches, each sample's real clips only, of few samples and of many.
 
+    Differences are shares of an output's largest value where that is above 1.
+
     Returns:
         ``eager`` (PyTorch itself in the precision), ``ours`` (one CUDA graph) and ``served`` (through the backend that
         serves answers): {``largest``, ``mean``, ``same_span``}, the worst of all batches; ``allowed``, ``passed``.
@@ -131,9 +134,10 @@ def _compare(found: Mapping[str, Any], exact: Mapping[str, Any], lengths: Sequen
 
 def _gaps(found: Mapping[str, Any], exact: Mapping[str, Any], lengths: Sequence[int]) -> Iterator[Any]:
     for got, wanted in ((found[name], exact[name]) for name in OUTPUTS):
-        for row, length in enumerate(lengths):
-            part = np.s_[row, :length] if wanted.ndim > 1 else np.s_[row : row + 1]
-            yield np.abs(got[part].astype(np.float64) - wanted[part])
+        parts = [np.s_[row, :length] if wanted.ndim > 1 else np.s_[row : row + 1] for row, length in enumerate(lengths)]
+        size = max(1.0, *(np.abs(wanted[part]).max() for part in parts))
+        for part in parts:
+            yield np.abs(got[part].astype(np.float64) - wanted[part]) / size
 
 
 def _named(outputs: Outputs) -> dict[str, Any]:

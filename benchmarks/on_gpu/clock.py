@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from img_deploy.benchmarks.timing import Effort, Stopwatch, no_collection, summarize
+from img_deploy.benchmarks.timing import MIN_ROUNDS, Effort, Stopwatch, no_collection, summarize
 
 Call = Callable[[], object]
 Figures = dict[str, float]
 """Milliseconds, among them the median ``p50``."""
 QUANTILES = {"p20": 0.2, "p50": 0.5, "p80": 0.8}
 IN_A_ROW = 50
-"""Calls between two events that measure throughput."""
+"""Calls between two events that measure throughput, at most; fewer where those take longer than the time given."""
 
 
 class Clock:
@@ -56,17 +56,21 @@ class Clock:
         """Time per call where each is made without waiting for the one before."""
         if not self.on_cuda:
             return _once(calls[0])
-        times = []
+        watch = Stopwatch()
         for call in calls:
             call()
+        torch.cuda.synchronize()
+        each = watch.lap() / len(calls)
+        in_a_row = max(len(calls), min(IN_A_ROW, int(seconds * 1000 / MIN_ROUNDS / each)))
+        times = []
         for _ in Effort(seconds).rounds():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            for number in range(IN_A_ROW):
+            for number in range(in_a_row):
                 calls[number % len(calls)]()
             end.record()
             end.synchronize()
-            times.append(begin.elapsed_time(end) / IN_A_ROW)
+            times.append(begin.elapsed_time(end) / in_a_row)
         return summarize(times).as_dict()
 
 

@@ -8,8 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,28 +99,17 @@ def _run_everything(precision: str, tell: Callable[[str], None]) -> None:
 @contextmanager
 def compiling_for_a_gpu() -> Iterator[None]:
     """Context in which ops launch kernels on CPU tensors, and a launch compiles for the GPU and goes no further."""
-    import triton
     from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
 
     from img_deploy.kernels import tuning
     from img_deploy.kernels.interpreted import kernels_on_cpu
 
-    launch, config_of = JITFunction.run, tuning.config_of
-
-    def compile_alone(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        del warmup
-        return launch(self, *args, grid=grid, warmup=True, **kwargs)
-
-    with ExitStack() as stack:
-        stack.enter_context(triton.AsyncCompileMode(stack.enter_context(ThreadPoolExecutor(os.cpu_count()))))
-        for patched in (
-            mock.patch.object(driver, "_active", _absent_gpu()),
-            mock.patch.object(JITFunction, "run", compile_alone),
-            mock.patch.object(tuning, "config_of", partial(config_of, capability=CAPABILITY)),
-        ):
-            stack.enter_context(patched)
-        stack.enter_context(kernels_on_cpu())
+    with (
+        mock.patch.object(driver, "_active", _absent_gpu()),
+        mock.patch.object(tuning, "config_of", partial(tuning.config_of, capability=CAPABILITY)),
+        tuning.compiling_only(),
+        kernels_on_cpu(),
+    ):
         yield
 
 
