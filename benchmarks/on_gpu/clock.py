@@ -1,6 +1,7 @@
 """How work is timed on a GPU. On a CPU it is run once: that shows that it works, and gives no figure."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -71,6 +72,23 @@ class Clock:
             end.record()
             end.synchronize()
             times.append(begin.elapsed_time(end) / in_a_row)
+        return summarize(times).as_dict()
+
+    def overlapped(self, calls: Sequence[Call], seconds: float = 0.3) -> Figures | None:
+        """Time per call where each is made by one of two threads and waits for its own end alone."""
+        if not self.on_cuda:
+            return _once(calls[0])
+        with ThreadPoolExecutor(2) as pool:
+
+            def round_of(count: int) -> float:
+                watch = Stopwatch()
+                list(pool.map(lambda number: calls[number % len(calls)](), range(count)))
+                return watch.lap() / count
+
+            each = round_of(2 * len(calls))
+            count = max(2 * len(calls), int(seconds * 1000 / MIN_ROUNDS / each))
+            with no_collection():
+                times = [round_of(count) for _ in Effort(seconds).rounds()]
         return summarize(times).as_dict()
 
 

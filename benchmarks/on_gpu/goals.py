@@ -35,13 +35,13 @@ def goals(entries: Sequence[Entry]) -> list[Goal]:
     def p50(step: str, figure: str, **case: Any) -> float | None:
         """The least median of the cases that match."""
         records = [entry.record for entry in matching(entries, step, **case)]
-        known = [record[figure]["p50"] for record in records if record[figure] is not None]
+        known = [record[figure]["p50"] for record in records if record.get(figure) is not None]
         return min(known, default=None)
 
     fp16 = {"precision": "fp16"}
     own = p50("network", "latency", version="ours", **fp16, **SINGLE)
     eager, compiler = p50("network", "latency", version="eager", **SINGLE), p50("compiled", "latency", **SINGLE)
-    whole, crowd = p50("served", "whole", **fp16, **SINGLE), p50("served", "encoded", **fp16, **CROWD)
+    whole, crowd = p50("served", "whole", **fp16, **SINGLE), p50("served", "encoded_streaming", **fp16, **CROWD)
     right = _right(entries, ("checks", "accuracy"), "fp16")
     steps = [p50("training", figure, batch=16) for figure in ("published", "ours")]
     one = "one pair of 128 clips, fp16"
@@ -49,7 +49,14 @@ def goals(entries: Sequence[Entry]) -> list[Goal]:
         Goal(f"{one}: eager's time over ours", "times", 60, True, _over(eager, own), right),
         Goal(f"{one}: torch.compile's time over ours", "times", 4, True, _over(compiler, own), right),
         Goal(f"{one}: from features in host memory to the span", "ms", 0.5, False, whole, right),
-        Goal("64 pairs of 64 encoded clips, fp16", "pairs/s", 80_000, True, _over(64_000.0, crowd), right),
+        Goal(
+            "64 pairs of 64 clips encoded before, from host memory, fp16",
+            "pairs/s",
+            80_000,
+            True,
+            _over(64_000.0, crowd),
+            right,
+        ),
         Goal(
             *("a training step, 16 pairs of 64 clips, fp32: the published way's time over ours", "times", 1.5, True),
             *(_over(*steps), _right(entries, ("training",), None)),
