@@ -68,7 +68,7 @@ class GroundingModule(L.LightningModule):
             self.config.learning_rate,
             self.config.weight_decay,
             # 262 small parameters cost more to visit than to update. In mixed precision Lightning cannot clip then.
-            fused=self.config.precision == "32-true" and self.device.type == "cpu",
+            fused=self.config.precision == "32-true",
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -135,8 +135,6 @@ def _fit(
     # Lightning's remarks are about settings that are made here, not by the user.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    # Weights of several stacks lie in one parameter; cuDNN gathers each stack's at every call.
-    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
     trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from img_deploy.benchmarks.on_gpu.steps import CHECKED, CROWD, OTHER_SIZES, RACED, SINGLE
 from img_deploy.files import write_text
+
+if TYPE_CHECKING:
+    from img_deploy.model.network import IMGNetwork
 
 CAPABILITY = 90
 """Compute capability of an H100 or H200."""
@@ -94,6 +97,22 @@ def _run_everything(precision: str, tell: Callable[[str], None]) -> None:
         for count in (1, 5):
             OpCall("best_spans", (*logits, inputs["clip_mask"], count)).kernel()
         served(feeds, GRAPHS)
+    if precision == "fp32":
+        _train(packed.network)
+
+
+def _train(network: "IMGNetwork") -> None:
+    """Forward and backward of every layer that training launches kernels for."""
+    import torch
+
+    from img_deploy.kernels.bigru.gradient import by_kernels
+    from img_deploy.model.layers import BiGRU
+
+    for layer in network.modules():
+        if isinstance(layer, BiGRU):
+            stacks, width = layer.weight_ih.shape[0], layer.weight_ih.shape[-1]
+            x = torch.zeros(1, 1, stacks, width, requires_grad=True)
+            by_kernels(x, torch.ones(1), *layer.parameters()).sum().backward()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A step of training on the card: this project's beside one computed the published way."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,28 +15,43 @@ from img_deploy.model.stream import TextInput
 from img_deploy.training.losses import Targets, total_loss
 from img_deploy.training.schedule import build_optimizer
 
-TOLERANCE = 1e-5
-"""Largest relative difference of the loss with which both ways count as the same network."""
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
+"""Largest relative difference of the loss, and of the norm of a parameter's gradient, with which both ways count as the
+same training."""
+SMALL = 1e-4
+"""Share of the whole gradient that a parameter's counts at least: some are nothing but rounding."""
 SEED = 1
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""Parameters of the GRUs, which both ways hold in other tensors."""
 
 
 def time_training(batch: int, clips: int, clock: Clock) -> dict[str, Any]:
     """Both ways on the same batch and weights, fp32: forward with all heads and losses, backward, clipping and AdamW.
 
     Returns:
-        ``ours``, ``published``: milliseconds of a step; ``losses`` without dropout; ``passed``: those agree.
+        ``ours``, ``published``: milliseconds of a step; without dropout: ``losses``, ``gradient_norms`` of all
+        parameters, ``gradient_difference``, the largest of a parameter's; ``passed``: losses and gradients agree.
     """
     steps = {"ours": _step(lambda network: network, batch, clips, clock.device)}
     steps["published"] = _step(with_packed_grus, batch, clips, clock.device)
-    losses = {name: loss for name, (loss, _) in steps.items()}
-    passed = abs(losses["ours"] - losses["published"]) <= TOLERANCE * abs(losses["published"])
-    return {name: clock.latency([run], 1.0) for name, (_, run) in steps.items()} | {"losses": losses, "passed": passed}
+    losses = {name: loss for name, (loss, _, _) in steps.items()}
+    (_, ours, _), (_, published, _) = steps.values()
+    norms = {"ours": math.hypot(*ours.values()), "published": math.hypot(*published.values())}
+    small = SMALL * norms["published"]
+    difference = max(abs(ours[name] - norm) / max(norm, small) for name, norm in published.items())
+    same_loss = abs(losses["ours"] - losses["published"]) <= LOSS_TOLERANCE * abs(losses["published"])
+    return {name: clock.latency([run], 1.0) for name, (_, _, run) in steps.items()} | {
+        "losses": losses,
+        "gradient_norms": norms,
+        "gradient_difference": difference,
+        "passed": same_loss and difference <= GRADIENT_TOLERANCE,
+    }
 
 
 def _step(
     change: Callable[[IMGNetwork], IMGNetwork], batch: int, clips: int, device: str
-) -> tuple[float, Callable[[], None]]:
-    """The first loss without dropout, and what makes one step."""
+) -> tuple[float, dict[str, float], Callable[[], None]]:
+    """Without dropout the first loss and its gradient's norms, and what makes one step."""
     config = FULL if device == "cuda" else TINY
     torch.manual_seed(SEED)
     network = change(IMGNetwork(config)).to(device)
@@ -57,10 +73,25 @@ def _step(
         schedule.step()
 
     network.eval()
-    with torch.no_grad():
-        first = float(loss())
+    for module in network.modules():
+        if isinstance(module, torch.nn.GRU):
+            module.train()  # cuDNN has no gradient of a layer in evaluation
+    first = loss()
+    first.backward()
+    norms = _gradient_norms(network)
+    optimizer.zero_grad()
     network.train()
-    return first, run
+    return first.item(), norms, run
+
+
+def _gradient_norms(network: IMGNetwork) -> dict[str, float]:
+    """By parameter; those of the GRUs by kind."""
+    squares: dict[str, float] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            kind = next((kind for kind in KINDS if "multi_scale" in name and kind in name), name)
+            squares[kind] = squares.get(kind, 0.0) + float(parameter.grad.double().square().sum())
+    return {name: math.sqrt(square) for name, square in squares.items()}
 
 
 def _targets(batch: int, device: str) -> Targets:

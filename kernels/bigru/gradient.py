@@ -1,23 +1,23 @@
-"""The GRU layer for training: cuDNN's over packed sequences on a GPU, a hand-written backward on a CPU.
+"""The GRU layer for training, with a hand-written gradient: a loop over time on a CPU, kernels on a GPU.
 
-Autograd over the plain loop records some twenty small operations per step. Here a step is seven forward and four
-backward: what a gate's gradient owes to the state's is linear, so its factors are computed for all steps at once.
-Groups (stack and direction) come before time, so that a layer's output is the next one's input without a copy.
+Autograd over the plain loop records some twenty small operations per step. In the loop here a step is seven forward and
+four backward: what a gate's gradient owes to the state's is linear, so its factors are computed for all steps at once.
+On a GPU all steps are one launch forward and one backward (``kernel.py``, ``backward.py``), and every gate is computed
+again from the states. Groups G (stack and, in it, direction) come first everywhere.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from img_deploy.kernels.linear_gradient import grouped_linear
 
 
 def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Same as :func:`img_deploy.kernels.bigru.reference.bigru`, faster to differentiate."""
-    if x.is_cuda:
-        return packed(x, lengths, weight_ih, weight_hh, bias_ih, bias_hh)
+    if _has_kernels(x, weight_hh):
+        return by_kernels(x, lengths, weight_ih, weight_hh, bias_ih, bias_hh)
     batch, length, stacks, width = x.shape
     hidden = weight_hh.shape[-1]
     forward = x.permute(2, 1, 0, 3)  # [S, L, B, I]
@@ -32,30 +32,21 @@ def bigru(x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias
     return torch.cat([out[:, 0], out[:, 1].flip(1)], dim=-1).to(x.dtype).permute(2, 1, 0, 3)
 
 
-def packed(
+def by_kernels(
     x: Tensor, lengths: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
 ) -> Tensor:
-    """The same by PyTorch's packed GRU, which is cuDNN's on a GPU: one call per stack instead of a loop over time.
+    """The same by one launch for all steps, and one more for their gradients; H at most ``kernel.LARGEST_HIDDEN``."""
+    from img_deploy.kernels.bigru.kernel import input_gates
 
-    It waits for the lengths. In float32 whatever autocast says; cuDNN computes that in TF32 unless
-    ``torch.backends.cudnn.allow_tf32`` is False.
-    """
-    batch, length, stacks, _ = x.shape
-    hidden = weight_hh.shape[-1]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    side_by_side = x.flatten(2).to(wide)  # [B, L, S*I]: packed once for all stacks
-    some = lengths.cpu().clamp(min=1)  # packing takes no sequence of none
-    rows, sizes, order, back = pack_padded_sequence(side_by_side, some, batch_first=True, enforce_sorted=False)
-    start = rows.new_zeros(2, batch, hidden)
-    outs = []
-    with torch.autocast(x.device.type, enabled=False):
-        for stack, own in enumerate(rows.chunk(stacks, dim=1)):
-            parts = (weight_ih[stack], weight_hh[stack], bias_ih[stack], bias_hh[stack])
-            weights = [part[direction].to(wide) for direction in (0, 1) for part in parts]
-            outs.append(torch._VF.gru(own, sizes, start, weights, True, 1, 0.0, True, True)[0])  # type: ignore[attr-defined]
-    out, _ = pad_packed_sequence(PackedSequence(torch.cat(outs, 1), sizes, order, back), True, total_length=length)
-    out = out * (lengths > 0)[:, None, None]
-    return out.view(batch, length, stacks, 2 * hidden).to(x.dtype)
+    return KernelFunction.apply(input_gates(x, weight_ih), lengths, weight_hh, bias_ih, bias_hh).to(x.dtype)
+
+
+def _has_kernels(x: Tensor, weight_hh: Tensor) -> bool:
+    if not x.is_cuda or x.dtype == torch.float64:
+        return False
+    from img_deploy.kernels.bigru.kernel import LARGEST_HIDDEN
+
+    return weight_hh.shape[-1] <= LARGEST_HIDDEN
 
 
 class RecurrenceFunction(torch.autograd.Function):
@@ -109,16 +100,7 @@ class RecurrenceFunction(torch.autograd.Function):
         mask, weight_hh, states, reset_update, candidate, recalled = ctx.saved_tensors
         reset, update = reset_update.chunk(2, dim=-1)
         before = states[:, :-1]
-        through = (1 - update) * (1 - candidate * candidate) * mask  # d(tanh's argument) / d(state)
-        factors = torch.stack(
-            [
-                through * recalled * reset * (1 - reset),
-                (before - candidate) * update * (1 - update) * mask,
-                through * reset,
-            ],
-            dim=-2,
-        )  # [G, L, B, 3, H]
-        stay = update * mask
+        through, factors, stay = _factors(reset, update, candidate, recalled, before, mask)
         weight = weight_hh.to(states.dtype)
         inner = torch.empty_like(factors)  # gradient of the recurrent product
         total = torch.empty_like(candidate)  # gradient of each state
@@ -137,8 +119,91 @@ class RecurrenceFunction(torch.autograd.Function):
             torch.add(upstream, carry, out=state)
             torch.mul(factor, state_wide, out=gate)
             carry = torch.baddbmm(kept * state, gate_flat, weight)
-        outer = torch.cat([inner[..., :2, :].flatten(-2), through * total], dim=-1)  # gradient of gates
-        flat = inner.flatten(-2).flatten(1, 2)  # [G, L*B, 3H]
-        grad_weight = flat.transpose(1, 2) @ before.flatten(1, 2)
+        outer, grad_weight, grad_bias = _gradients(inner, total, through, before)
         gates_dtype, bias_dtype = ctx.dtypes
-        return outer.to(gates_dtype), None, grad_weight.to(weight_hh.dtype), flat.sum(1).to(bias_dtype)
+        return outer.to(gates_dtype), None, grad_weight.to(weight_hh.dtype), grad_bias.to(bias_dtype)
+
+
+class KernelFunction(torch.autograd.Function):
+    """:func:`img_deploy.kernels.bigru.kernel.gru_recurrence` in float32 with its gradient; once differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, lengths: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+    ) -> Tensor:
+        from img_deploy.kernels.bigru.kernel import gru_recurrence
+
+        states = gru_recurrence(gates.float(), lengths, weight_hh.float(), bias_ih.float(), bias_hh.float())
+        ctx.save_for_backward(gates, lengths, weight_hh, bias_ih, bias_hh, states)
+        return states  # [B, L, S, 2H]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+        from img_deploy.kernels.bigru.backward import backward_steps
+
+        gates, lengths, weight_hh, bias_ih, bias_hh, states = ctx.saved_tensors
+        batch, length, stacks, width = states.shape
+        hidden = width // 2
+
+        def by_group(states: Tensor) -> Tensor:
+            return states.view(batch, length, stacks, 2, hidden).permute(2, 3, 0, 1, 4)  # [S, 2, B, L, H]
+
+        after, before = by_group(states), states.new_zeros(stacks, 2, batch, length, hidden)
+        before[:, 0, :, 1:] = after[:, 0, :, :-1]
+        before[:, 1, :, :-1] = after[:, 1, :, 1:]
+        before, weight = before.flatten(0, 1), weight_hh.float().flatten(0, 1)
+        recurrent = torch.baddbmm(bias_hh.float().view(-1, 1, 3 * hidden), before.flatten(1, 2), weight.transpose(1, 2))
+        recurrent = recurrent.view(2 * stacks, batch, length, 3 * hidden)
+        given = gates.permute(0, 3, 1, 2, 4).flatten(0, 1) + bias_ih.float().view(-1, 1, 1, 3 * hidden)
+        reset, update = torch.sigmoid(given + recurrent)[..., : 2 * hidden].chunk(2, dim=-1)
+        recalled = recurrent[..., 2 * hidden :]
+        candidate = torch.tanh(given[..., 2 * hidden :] + reset * recalled)
+        mask = (torch.arange(length, device=grad.device) < lengths[:, None])[..., None].float()  # [B, L, 1]
+        through, factors, stay = _factors(reset, update, candidate, recalled, before, mask)
+        inner, total = backward_steps(by_group(grad.contiguous()).flatten(0, 1), factors, stay, weight)
+        outer, grad_weight, grad_bias = _gradients(inner, total, through, before)
+        return (
+            outer.view(stacks, 2, *outer.shape[1:]).permute(0, 2, 3, 1, 4).to(gates.dtype),
+            None,
+            grad_weight.view_as(weight_hh).to(weight_hh.dtype),
+            outer.sum((1, 2)).view_as(bias_ih).to(bias_ih.dtype),
+            grad_bias.view_as(bias_hh).to(bias_hh.dtype),
+        )
+
+
+def _factors(
+    reset: Tensor, update: Tensor, candidate: Tensor, recalled: Tensor, before: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the gradient of each state is multiplied by.
+
+    Args:
+        reset, update, candidate: the gates; recalled: n's part of the product with the weights, with its bias.
+        before: the states that the steps begin with; all [..., H].
+        mask: broadcastable, 0 where the sequence has ended, else 1.
+
+    Returns:
+        For the gradient of tanh's argument [..., H], of the product [..., 3, H], of the state before besides [..., H].
+    """
+    through = (1 - update) * (1 - candidate * candidate) * mask
+    factors = torch.stack(
+        [
+            through * recalled * reset * (1 - reset),
+            (before - candidate) * update * (1 - update) * mask,
+            through * reset,
+        ],
+        dim=-2,
+    )
+    return through, factors, update * mask
+
+
+def _gradients(inner: Tensor, total: Tensor, through: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of gates [G, *, *, 3H], weight_hh [G, 3H, H] and bias_hh [G, 3H].
+
+    Args:
+        inner: [G, *, *, 3, H], gradient of the product; total: [G, *, *, H], of the states.
+        through, before: as in :func:`_factors`.
+    """
+    outer = torch.cat([inner[..., :2, :].flatten(-2), through * total], dim=-1)
+    flat = inner.flatten(-2).flatten(1, 2)  # [G, N, 3H]
+    return outer, flat.transpose(1, 2) @ before.flatten(1, 2), flat.sum(1)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
+from img_deploy.kernels.bigru.backward import gru_backward
 from img_deploy.kernels.bigru.tile import gru_batch_tile
 from img_deploy.kernels.launch import STORAGE_DTYPES, padded
 from img_deploy.kernels.matvec import in_chunks, load_weight, next_state, product
@@ -171,6 +172,7 @@ def _cases() -> Iterator[AotCase]:
         integers = {"lengths_ptr": "i32"}
         yield AotCase("bigru", f"one_row_{block}", gru_one_row, sizes, integers, ("fp32",))
         yield AotCase("bigru", f"batch_tile_{block}", gru_batch_tile, sizes, integers, ("fp16", "bf16"))
+        yield AotCase("bigru", f"backward_{block}", gru_backward, sizes, dtypes=("fp32",))
 
 
 AOT_CASES = tuple(_cases())
@@ -180,7 +182,7 @@ def tuning_calls() -> Iterator[TuningCall]:
     """Both layers of the network at 128 clips, one sample: three stacks of hidden size 64, and one of 128."""
     for case in AOT_CASES:
         hidden = case.constexprs["H"]
-        if hidden not in (64, 128):
+        if hidden not in (64, 128) or case.kernel is gru_backward:
             continue
         stacks = 192 // hidden
         for name in case.dtypes:

@@ -1,6 +1,4 @@
-"""Both forms of the GRU layer for training against autograd over the plain loop."""
-
-from types import SimpleNamespace
+"""The GRU layer as it is trained on a CPU, against autograd over the plain loop."""
 
 import pytest
 import torch
@@ -21,18 +19,13 @@ def arguments(stacks, batch, length, hidden, seed, dtype=torch.float64):
     return draw(batch, length, stacks, 5), lengths, *weights, draw(stacks, 2, 3 * hidden), draw(stacks, 2, 3 * hidden)
 
 
-WAYS = pytest.mark.parametrize("way", [gradient.bigru, gradient.packed], ids=["CPU", "GPU"])
-"""What runs where; the GPU's way also runs on a CPU."""
-
-
-@WAYS
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_values_and_gradients_equal_autograd_s(way, stacks, batch, length, hidden, seed):
+def test_values_and_gradients_equal_autograd_s(stacks, batch, length, hidden, seed):
     """A wrong factor in the backward would train a network that is not the one evaluated."""
     args = arguments(stacks, batch, length, hidden, seed)
     learned = [arg for arg in args if arg.requires_grad]
-    plain, fast = reference.bigru(*args), way(*args)
+    plain, fast = reference.bigru(*args), gradient.bigru(*args)
     torch.testing.assert_close(fast, plain, atol=1e-12, rtol=0)
     upstream = torch.randn(plain.shape, dtype=plain.dtype, generator=torch.Generator().manual_seed(seed + 1))
     wanted, found = (torch.autograd.grad(out, learned, upstream) for out in (plain, fast))
@@ -40,34 +33,32 @@ def test_values_and_gradients_equal_autograd_s(way, stacks, batch, length, hidde
         torch.testing.assert_close(got, want, atol=1e-10, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_dtypes_keep_their_gradients_dtypes(way, dtype):
+def test_training_dtypes_keep_their_gradients_dtypes(dtype):
     """Mixed precision: a gradient in another dtype than its parameter is an error deep in the optimiser."""
     args = arguments(2, 3, 6, 4, 0, dtype)
     learned = [arg for arg in args if arg.requires_grad]
-    out = way(*args)
+    out = gradient.bigru(*args)
     assert out.dtype == dtype
     for grad, value in zip(torch.autograd.grad(out.sum(), learned), learned, strict=True):
         assert grad.dtype == value.dtype
         assert grad.isfinite().all()
 
 
-def test_autocast_leaves_the_packed_form_in_float32():
-    """Half precision would be added up over 128 steps in each of four layers."""
-    args = arguments(2, 3, 6, 4, 0, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = gradient.packed(*args)
-    torch.testing.assert_close(out, gradient.packed(*args), atol=0, rtol=0)
-
-
-def test_a_gpu_takes_the_packed_form(monkeypatch):
-    """A loop over time of 512 steps is some 6,000 launches forward and back."""
+def test_a_gpu_takes_the_kernels_that_fit(monkeypatch):
+    """A loop over time of 512 steps is some 6,000 launches forward and back; a wider layer fits no kernel."""
+    pytest.importorskip("triton")
     calls = []
-    monkeypatch.setattr(gradient, "packed", lambda *args: calls.append(args))
-    args = SimpleNamespace(is_cuda=True), *range(5)
+    monkeypatch.setattr(gradient, "by_kernels", lambda *args: calls.append(args))
+    args = arguments(1, 2, 3, 4, 0, torch.float32)
     gradient.bigru(*args)
-    assert calls == [args]
+    assert not calls
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    gradient.bigru(*args)
+    assert calls == [tuple(args)]
+    gradient.bigru(*arguments(1, 2, 3, 4, 0, torch.float64))
+    gradient.bigru(*arguments(1, 2, 3, 129, 0, torch.float32))
+    assert len(calls) == 1
 
 
 def test_packed_sequences_of_pytorch_give_the_same():

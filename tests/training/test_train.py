@@ -79,22 +79,6 @@ def test_the_loss_of_the_first_steps(tiny_config, tmp_path):
     np.testing.assert_allclose(losses, [54.7503, 37.8238, 39.5772, 38.8241, 31.1977, 28.8925], rtol=2e-3)
 
 
-def test_the_packed_gru_of_a_gpu_gives_the_same_losses(tiny_config, monkeypatch):
-    """Training on a card must be the training that is tested."""
-    from img_deploy.kernels.bigru import bigru, gradient
-
-    found, calls = [], []
-    for form in (gradient.bigru, gradient.packed):
-        monkeypatch.setattr(bigru, "trained", lambda *args, form=form: calls.append(form) or form(*args))
-        module, batch = first_step(tiny_config(gru_layers=3))
-        loss = module.training_step(batch, 0)
-        loss.backward()
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        found.append((loss.item(), torch.nn.utils.get_total_norm(gradients).item()))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
-    assert calls == [gradient.bigru] * 4 + [gradient.packed] * 4
-
-
 def test_a_run_leaves_what_it_promises(six_steps, whole):
     """Settings, checkpoints, logs and card are what a user comes back to."""
     config, run = six_steps, whole

@@ -79,6 +79,22 @@ def test_accuracy_is_held_to_what_the_precision_loses(precision, monkeypatch):
     assert not checks.check_network(precision, CLOCK)["passed"]
 
 
+def test_both_ways_of_a_training_step_are_held_to_one_gradient(monkeypatch):
+    """A step would be faster because it learns less."""
+    from img_deploy.kernels.bigru import bigru, gradient
+
+    def less(x, lengths, weight_ih, weight_hh, *biases):
+        return gradient.bigru(
+            x, lengths, weight_ih, weight_hh.detach() + 0.9 * (weight_hh - weight_hh.detach()), *biases
+        )
+
+    monkeypatch.setattr(bigru, "trained", less)
+    found = time_training(2, 4, CLOCK)
+    assert found["losses"]["ours"] == pytest.approx(found["losses"]["published"], rel=1e-5)
+    assert found["gradient_difference"] == pytest.approx(0.1, rel=1e-3)
+    assert not found["passed"]
+
+
 def test_both_ways_of_a_training_step_are_held_to_one_loss(monkeypatch):
     """A step would be faster because it trains something else."""
     from img_deploy.benchmarks.on_gpu import training
