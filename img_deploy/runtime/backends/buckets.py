@@ -4,6 +4,7 @@ A captured graph runs at fixed sizes. More rungs waste less work on padding and 
 the first is a multiple of 16, Triton also compiles one version of a kernel for all of them.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,10 +66,10 @@ class Ladders:
         return Bucket(graph, tuple((axis, self._up(graph, axis, sizes[axis])) for axis in sorted(sizes)))
 
     def _up(self, graph: str, axis: str, size: int) -> int:
-        for rung in self.rungs[axis]:
-            if 1 <= size <= rung:
-                return rung
-        raise BackendError(f"{graph}: got {size} {axis}, expected 1 to {self.most(axis)}")
+        rungs = self.rungs[axis]
+        if not 1 <= size <= rungs[-1]:
+            raise BackendError(f"{graph}: got {size} {axis}, expected 1 to {rungs[-1]}")
+        return rungs[bisect_left(rungs, size)]
 
     def below(self, axis: str, size: int) -> int:
         """The largest rung that is at most half of ``size`` and at least 1."""

@@ -18,10 +18,13 @@ class GraphCache(Generic[Key, Captured]):
     ('graph 8', 1)
     """
 
-    def __init__(self, capture: Callable[[Key], Captured], most: int) -> None:
+    def __init__(
+        self, capture: Callable[[Key], Captured], most: int, before: Callable[[Captured], object] = lambda _: None
+    ) -> None:
+        """``before``: called with each before it is let go of."""
         if most < 1:
             raise ValueError(f"got room for {most} graphs, expected at least 1")
-        self._capture, self._most = capture, most
+        self._capture, self._most, self._before = capture, most, before
         self._kept: OrderedDict[Key, Captured] = OrderedDict()
 
     def __len__(self) -> int:
@@ -32,6 +35,7 @@ class GraphCache(Generic[Key, Captured]):
         if key not in self._kept:
             # First room, then the capture: the memory of the one is needed for the other.
             while len(self._kept) >= self._most:
+                self._before(next(iter(self._kept.values())))
                 with capturing:
                     self._kept.popitem(last=False)
             self._kept[key] = self._capture(key)
@@ -40,5 +44,7 @@ class GraphCache(Generic[Key, Captured]):
 
     def clear(self) -> None:
         """Let go of all of them."""
+        for each in self._kept.values():
+            self._before(each)
         with capturing:
             self._kept.clear()

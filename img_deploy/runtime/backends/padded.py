@@ -12,6 +12,7 @@ from img_deploy.runtime.backends.buckets import Bucket, Ladders, sizes_of
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
 Part = Callable[[slice], Outputs]
+HALF_AND_SINGLE = {np.dtype(np.float16), np.dtype(np.float32)}
 
 
 class FixedRun(Protocol):
@@ -42,14 +43,17 @@ def run_padded(
         BackendError: inputs that do not fit the graph or the ladders, beside what the runs raise.
     """
     sizes = sizes_of(spec, feeds)
-    ladders.bucket(spec.name, {**sizes, "batch": min(sizes["batch"], 1)})  # refuses what is too long, or nothing
+    batch, most = sizes["batch"], ladders.most("batch")
+    whole = ladders.bucket(spec.name, {**sizes, "batch": min(batch, most)})  # refuses what is too long, or nothing
 
     def part(rows: slice) -> Outputs:
+        if rows.stop - rows.start == batch:
+            return open_run(whole)(feeds, sizes)
         own = {**sizes, "batch": rows.stop - rows.start}
         run = open_run(ladders.bucket(spec.name, own))
         return run({tensor.name: feeds[tensor.name][rows] for tensor in spec.inputs}, own)
 
-    return _joined((in_parts or parts_of(ladders.most("batch")))(sizes["batch"], part))
+    return _joined((in_parts or parts_of(most))(batch, part))
 
 
 def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
@@ -82,7 +86,7 @@ def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
 def _copy(held: NDArray[Any], values: NDArray[Any]) -> None:
     if held.dtype == values.dtype:
         held[...] = values
-    elif held.dtype == np.float16 and values.dtype == np.float32:
+    elif {held.dtype, values.dtype} == HALF_AND_SINGLE:
         import torch  # NumPy converts number by number, thirty times as slow
 
         values = values if values.flags.writeable else values.copy()

@@ -15,6 +15,7 @@ from img_deploy.model.graphs import TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, shape_range, sizes_of
 from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.device_run import DeviceRun, stays
+from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs
 from img_deploy.runtime.backends.graph_cache import GraphCache
 from img_deploy.runtime.backends.padded import parts_of, run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
@@ -62,7 +63,10 @@ class EngineRunner:
             name: stream.device_memory(self._most(name) * kind.itemsize) for name, kind in self.types.items()
         }
         self.host = {
-            name: stream.host_memory(self._most(name) * self.host_type(name).itemsize) for name in engine.inputs
+            name: stream.host_memory(
+                self._most(name) * (HOST_BYTES if name in ENCODED else self.host_type(name).itemsize)
+            )
+            for name in engine.inputs
         }
         leaving = [each.name for each in engine.spec.outputs if not stays(each)]
         self.back = stream.host_memory(sum(map(self._most, leaving)) * torch.float32.itemsize).view(torch.float32)
@@ -113,8 +117,17 @@ class ContextRun(DeviceRun):
             return memory[: prod(shape) * kind.itemsize].view(kind).view(shape)
 
         device = {name: sized(name, memory, runner.types[name]) for name, memory in runner.memory.items()}
-        host = {name: sized(name, memory, runner.host_type(name)) for name, memory in runner.host.items()}
-        super().__init__(spec, bucket, {name: device[name] for name in host}, host, runner.back)
+        host = {
+            name: sized(name, memory, runner.host_type(name))
+            for name, memory in runner.host.items()
+            if name not in ENCODED
+        }
+        encoded = [
+            EncodedInputs([name], device[name][None], runner.host[name]) for name in runner.host if name in ENCODED
+        ]
+        arrays = {name: memory.numpy() for name, memory in host.items()}
+        copies = [(device[name], memory) for name, memory in host.items()]
+        super().__init__(spec, bucket, arrays, copies, encoded, runner.back)
         self._runner, self._outputs = runner, [device[tensor.name] for tensor in spec.outputs]
         self._launch: Callable[[], None] | None = None
 

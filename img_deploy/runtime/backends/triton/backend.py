@@ -1,4 +1,4 @@
-"""PyTorch over the Triton kernels, replayed as CUDA graphs. Not yet run on a GPU.
+"""PyTorch over the Triton kernels, replayed as CUDA graphs.
 
 Requests are padded to a bucket (:mod:`~img_deploy.runtime.backends.buckets`); a bucket's first request captures its
 graph, later ones replay it. Runs that are asked for from different threads overlap: encoding videos, encoding queries
@@ -102,7 +102,7 @@ class StreamRuns:
     ) -> None:
         self._specs, self._ladders, self._free = specs, ladders, free
         self._runs: GraphCache[Bucket, StaticRun] = GraphCache(
-            lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT
+            lambda bucket: make_run(specs[bucket.graph], bucket), GRAPHS_KEPT, before=lambda run: run.wait()
         )
         self._limit = BatchLimit(ladders.most("batch"), partial(ladders.below, "batch"), self.clear)
 

@@ -1,7 +1,8 @@
-"""A graph of the network at fixed sizes, on the host or captured as a CUDA graph. Not yet run on a GPU."""
+"""A graph of the network at fixed sizes, on the host or captured as a CUDA graph."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.backends.buckets import Bucket
 from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.device_run import DeviceRun, columns
+from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs, encoded_by_axis
 from img_deploy.runtime.backends.padded import host_dtype
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.triton.batch_limit import watched
@@ -22,6 +24,11 @@ Results = TypeVar("Results", bound=Sequence[Tensor])
 
 WARM_UPS = 2
 """Runs before a capture: kernels compile and libraries make their handles in them."""
+ALIGNMENT = 256
+"""Bytes. Inputs begin at multiples of it, as memory of their own would."""
+CAST_THERE = 2**20
+"""Most features of a run that go to the device in float32, to be rounded there: the host then copies them on one
+thread. Of more, half the bytes are worth the waking of the threads that round them on the host."""
 
 
 class StaticRun(DeviceRun):
@@ -34,15 +41,31 @@ class StaticRun(DeviceRun):
     """
 
     def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket) -> None:
-        self.packed, pinned = packed, packed.device.type == "cuda"
-        inputs, host = {}, {}
-        for each in spec.inputs:
-            kind = packed.storage if each.dtype == "float" else getattr(torch, each.dtype)
-            held = getattr(torch, host_dtype(each, packed.precision).name)
-            inputs[each.name] = torch.zeros(bucket.shape(each), dtype=kind, device=packed.device)
-            host[each.name] = torch.zeros(bucket.shape(each), dtype=held, pin_memory=pinned)
+        self.packed = packed
+        pinned, device, storage = packed.device.type == "cuda", packed.device, packed.storage
+        self.inputs: dict[str, Tensor] = {}
+        """On the device, at the sizes of the bucket; features and word vectors as they came from the host."""
+        encoded = []
+        for group in encoded_by_axis(spec):
+            held = torch.zeros((len(group), *bucket.shape(group[0])), dtype=storage, device=device)
+            memory = torch.empty(HOST_BYTES * held.numel(), dtype=torch.uint8, pin_memory=pinned)
+            encoded.append(EncodedInputs([each.name for each in group], held, memory))
+            self.inputs.update(zip(encoded[-1].names, held, strict=True))
+        others = [each for each in spec.inputs if each.name not in ENCODED]
+        features = sum(prod(bucket.shape(each)) for each in others if each.dtype == "float")
+        on_host = "fp32" if features <= CAST_THERE else packed.precision
+        kinds = [getattr(torch, host_dtype(each, on_host).name) for each in others]
+        sizes = [prod(bucket.shape(each)) * kind.itemsize for each, kind in zip(others, kinds, strict=True)]
+        total = sum(map(_aligned, sizes))  # of one piece of memory, which one copy takes to the device
+        there = torch.zeros(total, dtype=torch.uint8, device=device)
+        here = torch.zeros(total, dtype=torch.uint8, pin_memory=pinned)
+        arrays, at = {}, 0
+        for each, kind, size in zip(others, kinds, sizes, strict=True):
+            ours, own = (memory[at : at + size].view(kind).view(bucket.shape(each)) for memory in (there, here))
+            self.inputs[each.name], arrays[each.name] = ours, own.numpy()
+            at += _aligned(size)
         back = torch.empty(dict(bucket.sizes)["batch"] * columns(spec, bucket), pin_memory=pinned)
-        super().__init__(spec, bucket, inputs, host, back)
+        super().__init__(spec, bucket, arrays, [(there, here)], encoded, back)
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have. Raises OutOfMemory."""
@@ -50,7 +73,13 @@ class StaticRun(DeviceRun):
             return super().__call__(feeds, sizes)
 
     def compute(self) -> Sequence[Tensor]:
-        return self.packed(self.spec.name, list(self.inputs.values()))
+        storage = self.packed.storage
+        inputs = [self.inputs[each.name] for each in self.spec.inputs]
+        return self.packed(self.spec.name, [one.to(storage) if one.is_floating_point() else one for one in inputs])
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class CaptureStream:
@@ -68,25 +97,51 @@ class CaptureStream:
 class CapturedRun(StaticRun):
     """A graph of the network at one bucket, ready to be replayed. For one thread at a time.
 
+    The copies from and to the host are part of the captured graph. The host waits only for what it is given. What stays
+    on the device is ordered by events: PyTorch's current stream waits for the run, and a run that reads encoded clips
+    or words waits for the current stream. Encoders wait for neither, so that they run side by side.
+
     Raises OutOfMemory where the sizes do not fit.
     """
 
     def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket, stream: CaptureStream) -> None:
         with watched():
             super().__init__(packed, spec, bucket)
-            self._stream, self._done = stream, torch.cuda.Event()
-            self._graph, self._results = captured(super().compute, stream)
+            self._stream, self._asked, self._done = stream, torch.cuda.Event(), torch.cuda.Event()
+            self._graph, self._staying_there = captured(super().launch, stream)
 
-    def on_stream(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._stream.stream)
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        # Not ``torch.cuda.stream``, which asks for the current device three times, at 10 microseconds.
+        own, device = self._stream.stream, torch.cuda.current_device()
+        current = torch.cuda.current_stream(own.device_index)
+        if self.encoded:
+            self._asked.record(current)
+            own.wait_event(self._asked)
+        torch.cuda.set_stream(own)
+        try:
+            yield
+        finally:
+            self._done.record(own)
+            torch.cuda.set_stream(current)
+            torch.cuda.set_device(device)
 
-    def compute(self) -> Sequence[Tensor]:
+    def launch(self) -> Sequence[Tensor]:
         self._graph.replay()
-        return self._results
+        return self._staying_there
+
+    def finish(self, kept: Tensor | None) -> None:
+        if kept is not None:
+            current = torch.cuda.current_stream(kept.device.index)
+            current.wait_event(self._done)
+            # It is memory of this run's stream: without this, a later run could be given it, and write there, while
+            # the current stream still reads. A grounder, which reads it too, is waited for while its caller holds it.
+            kept.record_stream(current)
+        if self.brings:
+            self.wait()
 
     def wait(self) -> None:
-        self._done.record(self._stream.stream)
-        self._done.synchronize()  # other threads run meanwhile
+        self._done.synchronize()  # other threads run meanwhile; done already, if this run was never asked for anything
 
 
 def captured(run: Callable[[], Results], stream: CaptureStream) -> tuple[Any, Results]:
