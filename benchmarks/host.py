@@ -77,6 +77,8 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self.copies = []
+            for each in self.encoded:
+                each.held = each.half  # a copy to itself is none
             kinds = {"float": self.packed.storage, "float32": torch.float32}
             sizes = [(self.bucket.shape(each), kinds[each.dtype]) for each in self.spec.outputs]
             self._zeros = [torch.zeros(shape, dtype=kind) for shape, kind in sizes]

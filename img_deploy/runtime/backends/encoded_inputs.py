@@ -35,10 +35,10 @@ class EncodedInputs:
         self._rows = held.view(-1, held.shape[-1])
         zeros = torch.zeros(held.shape[2:], dtype=held.dtype, device=held.device)
         self._zeros = [zeros[:clips] for clips in range(len(zeros) + 1)]
-        self._host = {}
-        for kind in (torch.float16, torch.float32):
-            memory = host[: held.numel() * kind.itemsize].view(kind).view(held.shape)
-            self._host[memory.numpy().dtype] = memory, memory.numpy()
+        self.half, self.single = (
+            host[: held.numel() * kind.itemsize].view(kind).view(held.shape) for kind in (torch.float16, torch.float32)
+        )
+        """[len(names), B, L, D]: the same memory on the host as either type."""
 
     def write(self, values: Sequence[Values | list[Values]]) -> None:
         """Write the values of each input, and zeros beside them.
@@ -50,9 +50,8 @@ class EncodedInputs:
         if any(not isinstance(one, np.ndarray) for one in ones):
             self._gather(values)
             return
-        half = all(one.dtype == np.float16 for one in ones)
-        memory, arrays = self._host[np.dtype(np.float16 if half else np.float32)]
-        for array, each in zip(arrays, values, strict=True):
+        memory = self.half if all(one.dtype == np.float16 for one in ones) else self.single
+        for array, each in zip(memory.numpy(), values, strict=True):
             fill(array, each)
         self.held.copy_(memory, non_blocking=True)
 
