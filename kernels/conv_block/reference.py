@@ -50,9 +50,10 @@ def conv_block(
     rows = position if len(position) == 1 else position[torch.arange(x.shape[1], device=x.device)]
     x = x + rows
     keep = mask[..., None].to(x.dtype)
-    for layer in range(norm_weight.shape[0]):
-        normed = layer_norm(x, norm_weight[layer], norm_bias[layer]) * keep
-        mixed = depthwise_conv(normed, depthwise_weight[layer])
-        hidden = F.relu(linear(mixed, pointwise_weight[layer], pointwise_bias[layer]))
+    # Unbound together: the gradients of layers taken one by one would be added up in tensors of all layers.
+    layers = (norm_weight, norm_bias, depthwise_weight, pointwise_weight, pointwise_bias)
+    for norm_w, norm_b, depthwise_w, pointwise_w, pointwise_b in zip(*(each.unbind(0) for each in layers), strict=True):
+        normed = layer_norm(x, norm_w, norm_b) * keep
+        hidden = F.relu(linear(depthwise_conv(normed, depthwise_w), pointwise_w, pointwise_b))
         x = x + dropout(hidden, dropout_p)
     return x

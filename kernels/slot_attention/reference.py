@@ -55,23 +55,52 @@ def slot_attention(
     Returns:
         [2, B, K, D] in ``visual.dtype``; the recurrent state is kept in float32.
     """
-    refined = []
-    for m, x in enumerate((visual, audio)):
-        dim = x.shape[-1]
-        normed = layer_norm(x, norm_input_weight[m], norm_input_bias[m], SLOT_NORM_EPS)
-        k, v = F.linear(normed, qkv_weight[m, dim:], qkv_bias[m, dim:]).chunk(2, dim=-1)  # [B, L, D]
-        state = slots[m].float()
-        for _ in range(iterations):
-            query = layer_norm(state, norm_slots_weight[m], norm_slots_bias[m], SLOT_NORM_EPS).to(x.dtype)
-            query = F.linear(query, qkv_weight[m, :dim], qkv_bias[m, :dim])
-            scores = (query @ k.transpose(1, 2)).float() * dim**-0.5  # [B, K, L]
-            update = masked_softmax(scores, mask[:, None, :]).to(x.dtype) @ v  # [B, K, D]
-            state = gru_cell(update, state, gru_weight_ih[m], gru_weight_hh[m], gru_bias_ih[m], gru_bias_hh[m])
-            hidden = layer_norm(state, norm_mlp_weight[m], norm_mlp_bias[m], SLOT_NORM_EPS).to(x.dtype)
-            hidden = F.relu(F.linear(hidden, mlp_weight[m, 0], mlp_bias[m, 0]))
-            state = state + F.linear(hidden, mlp_weight[m, 1], mlp_bias[m, 1]).float()
-        refined.append(state.to(x.dtype))
-    return torch.stack(refined)
+    stacked = (
+        *(slots, norm_input_weight, norm_input_bias, norm_slots_weight, norm_slots_bias, norm_mlp_weight),
+        *(norm_mlp_bias, qkv_weight, qkv_bias, gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh),
+        *(mlp_weight, mlp_bias),
+    )
+    # Unbound together: the gradients of parts taken one by one would be added up in tensors of both modalities.
+    both = zip((visual, audio), *(each.unbind(0) for each in stacked), strict=True)
+    return torch.stack([_refined(x, mask, *weights, iterations=iterations) for x, *weights in both])
+
+
+def _refined(
+    x: Tensor,
+    mask: Tensor,
+    slots: Tensor,
+    norm_input_weight: Tensor,
+    norm_input_bias: Tensor,
+    norm_slots_weight: Tensor,
+    norm_slots_bias: Tensor,
+    norm_mlp_weight: Tensor,
+    norm_mlp_bias: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    gru_weight_ih: Tensor,
+    gru_weight_hh: Tensor,
+    gru_bias_ih: Tensor,
+    gru_bias_hh: Tensor,
+    mlp_weight: Tensor,
+    mlp_bias: Tensor,
+    iterations: int,
+) -> Tensor:
+    """The slots [B, K, D] of one modality."""
+    dim = x.shape[-1]
+    normed = layer_norm(x, norm_input_weight, norm_input_bias, SLOT_NORM_EPS)
+    (q_weight, kv_weight), (q_bias, kv_bias) = (each.split([dim, 2 * dim]) for each in (qkv_weight, qkv_bias))
+    k, v = F.linear(normed, kv_weight, kv_bias).chunk(2, dim=-1)  # [B, L, D]
+    first, second = zip(mlp_weight.unbind(0), mlp_bias.unbind(0), strict=True)
+    state = slots.float()
+    for _ in range(iterations):
+        query = layer_norm(state, norm_slots_weight, norm_slots_bias, SLOT_NORM_EPS).to(x.dtype)
+        query = F.linear(query, q_weight, q_bias)
+        scores = (query @ k.transpose(1, 2)).float() * dim**-0.5  # [B, K, L]
+        update = masked_softmax(scores, mask[:, None, :]).to(x.dtype) @ v  # [B, K, D]
+        state = gru_cell(update, state, gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh)
+        hidden = layer_norm(state, norm_mlp_weight, norm_mlp_bias, SLOT_NORM_EPS).to(x.dtype)
+        state = state + F.linear(F.relu(F.linear(hidden, *first)), *second).float()
+    return state.to(x.dtype)
 
 
 def fake(visual: Tensor, _audio: Tensor, _mask: Tensor, slots: Tensor, *_: object) -> Tensor:

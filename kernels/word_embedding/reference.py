@@ -96,9 +96,8 @@ def word_embedding_trained(
     found = F.relu(linear(windows, torch.cat(kernels).flatten(1), torch.cat(convolutions[4:])))
     found = found.view(batch, words, width, -1)
     positions = torch.arange(1, width + 1, device=char_ids.device)
-    taps = torch.tensor(CHAR_WIDTHS, device=char_ids.device).repeat_interleave(
-        torch.tensor(CHAR_CHANNELS, device=char_ids.device)
-    )
+    # Filled where they are used: copied there, the host would wait for the device.
+    taps = torch.cat([positions.new_full((n,), k) for k, n in zip(CHAR_WIDTHS, CHAR_CHANNELS, strict=True)])  # [100]
     inside = positions[:, None] <= _longest(char_ids, positions)[:, None, None] - taps + 1  # [B, W, 100]
     characters = (found * inside[:, None].to(found.dtype)).amax(dim=2)
     return linear(torch.cat([seen, characters], dim=-1), weight, bias)
