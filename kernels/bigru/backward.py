@@ -86,9 +86,9 @@ def backward_steps(upstream: Tensor, factors: Tensor, stay: Tensor, weight_hh: T
         inner [2S, B, L, 3, H], total [2S, B, L, H].
     """
     ways, batch, length, hidden = upstream.shape
-    inner, total = torch.empty_like(factors), torch.empty_like(upstream, memory_format=torch.contiguous_format)
+    inner, total = upstream.new_empty(factors.shape), upstream.new_empty(upstream.shape)
     if total.numel():
-        weight = weight_hh.view(ways, 3, hidden, hidden).transpose(2, 3)
+        weight = weight_hh.unflatten(1, (3, hidden)).transpose(2, 3)
         inputs = [tensor.contiguous() for tensor in (upstream, factors, stay, weight)]
         config = config_for("bigru", f"backward_{padded(hidden)}", torch.float32, total.device)
         sizes = {"H": hidden, "BLOCK_H": padded(hidden)}

@@ -164,11 +164,11 @@ class KernelFunction(torch.autograd.Function):
         inner, total = backward_steps(by_group(grad.contiguous()).flatten(0, 1), factors, stay, weight)
         outer, grad_weight, grad_bias = _gradients(inner, total, through, before)
         return (
-            outer.view(stacks, 2, *outer.shape[1:]).permute(0, 2, 3, 1, 4).to(gates.dtype),
+            outer.unflatten(0, (stacks, 2)).permute(0, 2, 3, 1, 4).to(gates.dtype),
             None,
-            grad_weight.view_as(weight_hh).to(weight_hh.dtype),
-            outer.sum((1, 2)).view_as(bias_ih).to(bias_ih.dtype),
-            grad_bias.view_as(bias_hh).to(bias_hh.dtype),
+            grad_weight.unflatten(0, (stacks, 2)).to(weight_hh.dtype),
+            outer.sum((1, 2)).unflatten(0, (stacks, 2)).to(bias_ih.dtype),
+            grad_bias.unflatten(0, (stacks, 2)).to(bias_hh.dtype),
         )
 
 

@@ -56,13 +56,13 @@ def check(args: list) -> None:
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 20), st.integers(1, 9))
-@settings(max_examples=30, deadline=None, database=None)
+@settings(max_examples=20, deadline=None, database=None)
 def test_gradients(data: st.DataObject, stacks: int, hidden: int, length: int) -> None:
     """A step, direction, stack, gate or length goes wrong, and another network than the evaluated one is trained."""
     check(arguments(stacks, hidden, length, data.draw(st.lists(st.integers(0, length), min_size=1, max_size=4))))
 
 
-@pytest.mark.parametrize(("stacks", "hidden", "length"), [(3, 64, 64), (1, 128, 31), (1, 100, 1), (2, 64, 2)])
+@pytest.mark.parametrize(("stacks", "hidden", "length"), [(3, 64, 16), (1, 128, 31), (1, 100, 1), (1, 64, 64)])
 def test_gradients_at_the_network_s_sizes(stacks: int, hidden: int, length: int) -> None:
     """A width whose weights are cut into many pieces goes wrong, or an error grows over the steps."""
     check(arguments(stacks, hidden, length, [length, 0, length // 2]))
