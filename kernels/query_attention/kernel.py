@@ -20,17 +20,11 @@ from img_deploy.kernels.tiles import (
     mask_scores,
     store_rows,
     vector_linear,
+    weighted,
 )
 from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
 SAFE_IN_FP16 = tl.constexpr(reference.SAFE_IN_FP16)
-
-
-@triton.jit
-def _weighted(tile, weight):
-    """``tile`` times ``weight`` in each row, rounded before anything is added: threads that share the sum of a row
-    then agree on it."""
-    return tl.fma(tile, tl.broadcast_to(weight[None, :], tile.shape), tl.zeros(tile.shape, tl.float32))
 
 
 @triton.jit
@@ -58,8 +52,8 @@ def _trilinear(
         channel, real = channels(start + tl.arange(0, STEP), DIM, 1, WIDTH)
         clip = load_rows(clips_ptr, rows, clips, channel, real, DIM).to(tl.float32)
         query = load_rows(words_ptr, word, words, channel, real, DIM)
-        of_clip += tl.sum(_weighted(clip, load_vector(clip_weight_ptr, channel, real)), axis=1)
-        of_word += tl.sum(_weighted(query.to(tl.float32), load_vector(word_weight_ptr, channel, real)), axis=1)
+        of_clip += tl.sum(weighted(clip, load_vector(clip_weight_ptr, channel, real)), axis=1)
+        of_word += tl.sum(weighted(query.to(tl.float32), load_vector(word_weight_ptr, channel, real)), axis=1)
         product = (clip * load_vector(product_weight_ptr, channel, real)[None, :]).to(storage)
         scores = tl.dot(product, tl.trans(query), scores, input_precision="ieee")
     return scores + of_clip[:, None] + of_word[None, :]

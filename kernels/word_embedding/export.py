@@ -5,7 +5,7 @@ from typing import Any
 from img_deploy.kernels.lowering import Call, NodeForm
 from img_deploy.kernels.onnx_nodes import Nodes, convolution, linear, swap
 from img_deploy.kernels.op import tensor_names
-from img_deploy.kernels.plugin_form import Output, PluginForm, Sizes, Variant, ceil_div, reference_of
+from img_deploy.kernels.plugin_form import Output, PluginForm, Sizes, Variant, reference_of
 from img_deploy.kernels.plugin_names import PluginName
 from img_deploy.kernels.word_embedding.reference import CHAR_WIDTHS, MIN_CHARS
 
@@ -57,7 +57,7 @@ def plugin_form(_name: PluginName) -> PluginForm:
         inputs=tensor_names("word_embedding"),
         outputs=lambda dims: (Output((*list(dims["word_unknown"])[:2], dims["bias"][0]), "word_vectors"),),
         extras=lambda dims: (dims["char_ids"][1], dims["char_ids"][2]),
-        grid=lambda dims, blocks: (dims["char_ids"][0], ceil_div(dims["char_ids"][1], blocks["ROWS"])),
+        grid=lambda dims, _blocks: (dims["char_ids"][0], dims["char_ids"][1]),
         variants=variants,
         reference=reference_of("word_embedding"),
     )

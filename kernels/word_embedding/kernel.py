@@ -1,7 +1,8 @@
-"""Words and their characters in one launch: a program per sample and block of words."""
+"""Words and their characters in one launch: a program per word."""
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,31 +12,74 @@ from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
 from img_deploy.kernels.launch import STORAGE_DTYPES, Shapes, check_inputs, draw_inputs, padded
-from img_deploy.kernels.tiles import load_vector, spread
+from img_deploy.kernels.tiles import load_vector, spread, weighted
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
-from img_deploy.kernels.word_embedding.reference import CHAR_CHANNELS, MIN_CHARS
+from img_deploy.kernels.word_embedding.reference import CHAR_CHANNELS, CHAR_WIDTHS
 
 CHANNELS = sum(CHAR_CHANNELS)
-TAPS = tl.constexpr(MIN_CHARS)
-# Channels before which each convolution ends: the first sees one character, the last four.
-END1, END2, END3, END4 = tl.constexpr(10), tl.constexpr(30), tl.constexpr(60), tl.constexpr(100)
+TAPS, OUT = tl.constexpr(CHAR_WIDTHS), tl.constexpr(CHAR_CHANNELS)
+"""Of each convolution."""
+BEFORE = tl.constexpr((0, *accumulate(CHAR_CHANNELS)))
+"""Channels of the convolutions before each."""
+CONVOLUTIONS, WIDEST = tl.constexpr(len(CHAR_WIDTHS)), tl.constexpr(max(CHAR_WIDTHS))
+POSITIONS = tl.constexpr(16)
+"""Characters at a time: the rows of a product."""
+VECTOR_CHUNK = tl.constexpr(64)
+"""Entries of the word vector at a time."""
 
 
 @triton.jit
-def _of_width(channel, one, two, three, four):
-    """Which of the four belongs to the convolution of each channel."""
-    return tl.where(channel < END1, one, tl.where(channel < END2, two, tl.where(channel < END3, three, four)))
+def _longest_word(char_ids_ptr, words, chars):
+    """Characters of the longest of a sample's words, at least ``WIDEST``."""
+    BLOCK: tl.constexpr = 1024
+    longest = tl.full([BLOCK], WIDEST, tl.int32)
+    for start in range(0, words * chars, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        ids = tl.load(char_ids_ptr + at, mask=at < words * chars, other=0)
+        longest = tl.maximum(longest, tl.where(ids != 0, at % chars + 1, 0))
+    return tl.max(longest, axis=0)
 
 
 @triton.jit
-def _kernel_tap(weight1_ptr, weight2_ptr, weight3_ptr, weight4_ptr, tap, letter, channel, LETTERS: tl.constexpr):
-    """[letter, channel] weights of one tap of all four convolutions, 0 where a convolution is narrower."""
-    first = _of_width(channel, 0, END1, END2, END3)
-    width = _of_width(channel, 1, 2, 3, 4)
-    row = ((channel - first)[None, :] * LETTERS + letter[:, None]) * width[None, :] + tap
-    inside = (letter < LETTERS)[:, None] & ((channel < END4) & (tap < width))[None, :]
-    base = _of_width(channel, weight1_ptr, weight2_ptr, weight3_ptr, weight4_ptr)
-    return tl.load(base[None, :] + row, mask=inside, other=0.0)
+def _largest_windows(
+    char_ids_ptr,  # of one word, [W]
+    char_table_ptr,
+    weight_ptr,  # [OUT, E, TAPS]
+    bias_ptr,
+    chars,
+    longest,
+    LETTERS: tl.constexpr,
+    LETTERS_PAD: tl.constexpr,
+    TAPS: tl.constexpr,
+    OUT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Maximum over a word's windows of ReLU(convolution), float32, 0 from ``OUT`` on.
+
+    One product: its rows are the windows, and its sum goes over letters and taps in the order of the weights, so that
+    these are read as they lie in memory.
+    """
+    ENTRIES: tl.constexpr = LETTERS * TAPS
+    OUT_PAD: tl.constexpr = max(16, triton.next_power_of_2(OUT))
+    SUM: tl.constexpr = min(CHUNK, LETTERS_PAD * triton.next_power_of_2(TAPS))
+    channel = tl.arange(0, OUT_PAD)
+    bias = load_vector(bias_ptr, channel, channel < OUT)
+    largest = tl.zeros([OUT_PAD], tl.float32)
+    for start in range(0, longest, POSITIONS):
+        position = start + tl.arange(0, POSITIONS)
+        found = spread(bias, POSITIONS)
+        for first in range(0, ENTRIES, SUM):
+            entry = first + tl.arange(0, SUM)
+            at = position[:, None] + (entry % TAPS)[None, :]
+            present = (at < chars) & (entry < ENTRIES)[None, :]
+            ids = tl.load(char_ids_ptr + at, mask=present, other=0).to(tl.int32)
+            x = tl.load(char_table_ptr + ids * LETTERS + (entry // TAPS)[None, :], mask=present, other=0.0)
+            inside = (channel < OUT)[None, :] & (entry < ENTRIES)[:, None]
+            weight = tl.load(weight_ptr + channel[None, :] * ENTRIES + entry[:, None], mask=inside, other=0.0)
+            found = tl.dot(x, weight, found, input_precision="ieee")
+        inside = position + TAPS <= longest
+        largest = tl.maximum(largest, tl.max(tl.where(inside[:, None], found, 0.0), axis=0))
+    return largest
 
 
 @triton.jit(do_not_specialize=["words", "chars"])
@@ -63,77 +107,38 @@ def word_embedding_kernel(
     VECTOR: tl.constexpr,  # V
     LETTERS: tl.constexpr,  # E
     LETTERS_PAD: tl.constexpr,
-    CHANNELS_PAD: tl.constexpr,
-    ROWS: tl.constexpr,  # words of a program
-    CHUNK: tl.constexpr,  # of the word vector at a time
+    CHUNK: tl.constexpr,  # of a convolution's letters and taps at a time
 ):
     storage = word_vectors_ptr.dtype.element_ty
     sample = tl.program_id(0).to(tl.int64)
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    is_word = rows < words
-    char_ids_ptr += sample * words * chars
-
-    # The longest word of the sample, whichever block it is in.
-    block = tl.arange(0, ROWS)
-    longest = tl.full([], TAPS, tl.int32)
-    for position in range(chars):
-        seen = tl.zeros([ROWS], tl.int32)
-        for start in range(0, words, ROWS):
-            ids = tl.load(char_ids_ptr + (start + block) * chars + position, mask=start + block < words, other=0)
-            seen = seen | (ids != 0).to(tl.int32)
-        longest = tl.maximum(longest, tl.max(seen, axis=0) * (position + 1))
-
-    letter = tl.arange(0, LETTERS_PAD)
-    channel = tl.arange(0, CHANNELS_PAD)
-    width = _of_width(channel, 1, 2, 3, 4)
-    bias = tl.load(char1_bias_ptr + channel, mask=channel < END1, other=0.0).to(tl.float32)
-    second, third, fourth = channel - END1, channel - END2, channel - END3
-    bias += tl.load(char2_bias_ptr + second, mask=(second >= 0) & (channel < END2), other=0.0).to(tl.float32)
-    bias += tl.load(char3_bias_ptr + third, mask=(third >= 0) & (channel < END3), other=0.0).to(tl.float32)
-    bias += tl.load(char4_bias_ptr + fourth, mask=(fourth >= 0) & (channel < END4), other=0.0).to(tl.float32)
-    pooled = tl.zeros([ROWS, CHANNELS_PAD], tl.float32)
-    for position in range(longest):
-        found = spread(bias, ROWS)
-        for tap in range(TAPS):
-            at = position + tap
-            ids = tl.load(char_ids_ptr + rows * chars + at, mask=is_word & (at < chars), other=0)
-            x = tl.load(
-                char_table_ptr + ids[:, None] * LETTERS + letter[None, :],
-                mask=(is_word & (at < chars))[:, None] & (letter < LETTERS)[None, :],
-                other=0.0,
-            )
-            kernel = _kernel_tap(
-                *(char1_weight_ptr, char2_weight_ptr, char3_weight_ptr, char4_weight_ptr),
-                *(tap, letter, channel, LETTERS),
-            )
-            found = tl.dot(x, kernel, found, input_precision="ieee")
-        inside = position + width <= longest
-        pooled = tl.maximum(pooled, tl.where(inside[None, :], found, 0.0))
-
+    word = sample * words + tl.program_id(1)
     column = tl.arange(0, WIDTH)
     is_column = column < DIM
-    acc = spread(load_vector(bias_ptr, column, is_column), ROWS)
-    unseen = tl.load(word_unknown_ptr + sample * words + rows, mask=is_word, other=0) != 0
-    vectors = word_vectors_ptr + (sample * words + rows)[:, None] * VECTOR
-    for start in range(0, VECTOR, CHUNK):
-        entry = start + tl.arange(0, CHUNK)
-        inside = is_word[:, None] & (entry < VECTOR)[None, :]
-        x = tl.load(vectors + entry[None, :], mask=inside, other=0.0)
-        x = x.to(tl.float32) + tl.where(unseen[:, None], load_vector(unknown_ptr, entry, entry < VECTOR)[None, :], 0.0)
-        kernel = tl.load(
-            weight_ptr + column[None, :] * (VECTOR + END4) + entry[:, None],
-            mask=is_column[None, :] & (entry < VECTOR)[:, None],
-            other=0.0,
+    row = weight_ptr + column[:, None] * (VECTOR + BEFORE[CONVOLUTIONS])
+
+    unseen = tl.load(word_unknown_ptr + word) != 0
+    products = tl.zeros([WIDTH, VECTOR_CHUNK], tl.float32)
+    for start in tl.static_range(0, VECTOR, VECTOR_CHUNK):
+        entry = start + tl.arange(0, VECTOR_CHUNK)
+        x = load_vector(word_vectors_ptr + word * VECTOR, entry, entry < VECTOR)
+        x += tl.where(unseen, load_vector(unknown_ptr, entry, entry < VECTOR), 0.0)
+        weight = tl.load(row + entry[None, :], mask=is_column[:, None] & (entry < VECTOR)[None, :], other=0.0)
+        products += weight.to(tl.float32) * x.to(storage).to(tl.float32)[None, :]
+    acc = load_vector(bias_ptr, column, is_column) + tl.sum(products, axis=1)
+
+    longest = _longest_word(char_ids_ptr + sample * words * chars, words, chars)
+    weights = (char1_weight_ptr, char2_weight_ptr, char3_weight_ptr, char4_weight_ptr)
+    biases = (char1_bias_ptr, char2_bias_ptr, char3_bias_ptr, char4_bias_ptr)
+    for k in tl.static_range(CONVOLUTIONS):
+        largest = _largest_windows(
+            *(char_ids_ptr + word * chars, char_table_ptr, weights[k], biases[k], chars, longest),
+            *(LETTERS, LETTERS_PAD, TAPS[k], OUT[k], CHUNK),
         )
-        acc = tl.dot(x.to(storage), kernel, acc, input_precision="ieee")
-    kernel = tl.load(
-        weight_ptr + column[None, :] * (VECTOR + END4) + VECTOR + channel[:, None],
-        mask=is_column[None, :] & (channel < END4)[:, None],
-        other=0.0,
-    )
-    acc = tl.dot(pooled.to(storage), kernel, acc, input_precision="ieee")
-    out = out_ptr + (sample * words + rows)[:, None] * DIM + column[None, :]
-    tl.store(out, acc.to(storage), mask=is_word[:, None] & is_column[None, :])
+        channel = tl.arange(0, largest.shape[0])
+        inside = is_column[:, None] & (channel < OUT[k])[None, :]
+        weight = tl.load(row + VECTOR + BEFORE[k] + channel[None, :], mask=inside, other=0.0)
+        acc += tl.sum(weighted(weight.to(tl.float32), largest), axis=1)
+    tl.store(out_ptr + word * DIM + column, acc.to(storage), mask=is_column)
 
 
 def shapes(batch: int, words: int, vector: int, table: int, letters: int, dim: int) -> Shapes:
@@ -174,14 +179,18 @@ def word_embedding(word_vectors: Tensor, word_unknown: Tensor, char_ids: Tensor,
 def _launch(inputs: tuple[Tensor, ...], out: Tensor, config: LaunchConfig) -> None:
     batch, words, dim = out.shape
     sizes = constants(dim, inputs[0].shape[-1], inputs[4].shape[-1])
-    grid = (batch, triton.cdiv(words, config.blocks["ROWS"]))
-    word_embedding_kernel[grid](*inputs, words, inputs[2].shape[-1], out, **sizes, **config.launch_options())
+    word_embedding_kernel[(batch, words)](*inputs, words, inputs[2].shape[-1], out, **sizes, **config.launch_options())
 
 
 def constants(dim: int, vector: int, letters: int) -> dict[str, Any]:
     """Of the kernel, beside its blocks."""
-    pads = {"LETTERS_PAD": padded(letters), "CHANNELS_PAD": padded(CHANNELS)}
-    return {"DIM": dim, "WIDTH": padded(dim), "VECTOR": vector, "LETTERS": letters, **pads}
+    return {
+        "DIM": dim,
+        "WIDTH": padded(dim),
+        "VECTOR": vector,
+        "LETTERS": letters,
+        "LETTERS_PAD": padded(letters),
+    }
 
 
 AOT_CASES = (
@@ -201,8 +210,6 @@ def tuning_calls() -> Iterator[TuningCall]:
         vectors, unknown, *weights = draw_inputs(shapes(1, 16, 300, 60, 50, 128), dtype)
         inputs = (vectors, unknown, torch.randint(1, 60, (1, 16, 12), device="cuda"), *weights)
         out = torch.empty(1, 16, 128, dtype=dtype, device="cuda")
-        chunks = (16, 32) if dtype == torch.float32 else (32, 64)
-        candidates = tuple(
-            LaunchConfig(warps, 1, {"ROWS": 16, "CHUNK": chunk}) for warps in (8, 16) for chunk in chunks
-        )
+        chunks = (16, 32) if dtype == torch.float32 else (64, 256)
+        candidates = tuple(LaunchConfig(warps, 1, {"CHUNK": chunk}) for warps in (4, 8, 16) for chunk in chunks)
         yield TuningCall("rows", name, partial(_launch, inputs, out), candidates)
