@@ -52,7 +52,7 @@ def decode_spans(
     Source: arXiv 2508.04273, inference; temporal NMS is not part of the paper.
     """
     check_options(top_k, nms)
-    counts, shape = [int(count) for count in np.asarray(clips)], np.shape(start_logits)
+    counts, shape = np.asarray(clips, np.int64).tolist(), np.shape(start_logits)
     if len(shape) != 2 or np.shape(end_logits) != shape or len(counts) != shape[0]:
         raise ValueError(f"got logits {shape} and {np.shape(end_logits)} and {len(counts)} clips")
     if not counts:
@@ -75,8 +75,9 @@ def decode_spans(
         spans = [_best_apart(logits[0, b, :n], logits[1, b, :n], top_k, nms) for b, n in enumerate(counts)]
         row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T
     logits -= highest
-    logits -= np.log(np.exp(logits).sum(axis=2, keepdims=True))  # of the softmax
-    scores = iter(np.exp(logits[0, row, first] + logits[1, row, last]).tolist())
+    total = np.log(np.exp(logits).sum(axis=2))  # [2, B], of the softmax
+    chosen = (logits[0, row, first] - total[0, row]) + (logits[1, row, last] - total[1, row])
+    scores = iter(np.exp(chosen).tolist())
     return [[(i, j, next(scores)) for i, j in own] for own in spans]
 
 

@@ -58,16 +58,18 @@ class EncodedInputs:
     def _gather(self, values: Sequence[Values | list[Values]]) -> None:
         import torch
 
-        kind, device, (_, batch, clips, _) = self.held.dtype, self.held.device, self.held.shape
+        kind, device, (_, batch, clips, width) = self.held.dtype, self.held.device, self.held.shape
         parts = []
         for each in values:
-            for row in (rows := list(each)):
+            whole = not isinstance(each, list) and each.shape[1] == clips
+            rows = [each.reshape(-1, width)] if whole else list(each)
+            for row in rows:
                 if isinstance(row, np.ndarray) or row.dtype != kind or row.device != device:
                     row = torch.as_tensor(row, dtype=kind, device=device)
                 parts.append(row)
                 if row.shape[0] < clips:
                     parts.append(self._zeros[clips - row.shape[0]])
-            parts += [self._zeros[clips]] * (batch - len(rows))
+            parts += [self._zeros[clips]] * (batch - len(each))
         torch.cat(parts, out=self._rows)
 
 

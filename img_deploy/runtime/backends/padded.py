@@ -69,6 +69,13 @@ def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     """
     if isinstance(values, list):
         rows = [on_host(each) for each in values]
+        kind, inner = held.dtype, held.shape[2:]
+        if all(row.dtype == kind and row.shape[1:] == inner for row in rows):
+            held[: len(rows), min(map(len, rows)) :] = 0
+            held[len(rows) :] = 0
+            for place, row in zip(held, rows, strict=False):
+                place[: len(row)] = row
+            return
         if len(rows) < len(held) or any(row.shape != held.shape[1:] for row in rows):
             held[...] = 0
         for place, row in zip(held, rows, strict=False):
