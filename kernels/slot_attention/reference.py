@@ -83,6 +83,7 @@ def _refined(
     gru_bias_hh: Tensor,
     mlp_weight: Tensor,
     mlp_bias: Tensor,
+    *,
     iterations: int,
 ) -> Tensor:
     """The slots [B, K, D] of one modality."""
