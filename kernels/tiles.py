@@ -13,7 +13,7 @@ from img_deploy.kernels import dtypes
 
 LAYER_NORM_EPS = tl.constexpr(1e-6)
 MASKED = tl.constexpr(dtypes.MASKED)
-VECTOR_CHUNK = tl.constexpr(32)
+VECTOR_CHUNK = tl.constexpr(128)
 
 
 @triton.jit

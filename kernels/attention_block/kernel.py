@@ -48,10 +48,12 @@ def attention_block_kernel(
     HEADS_PAD: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
+    KEYS: tl.constexpr,  # at a time, of x itself
+    CONTEXT_KEYS: tl.constexpr,  # and of a context: words or slots, which are fewer
     CHUNK: tl.constexpr,
 ):
     WIDTH: tl.constexpr = HEADS_PAD * HEAD_PAD
+    BLOCK: tl.constexpr = KEYS if context_ptr is None else CONTEXT_KEYS
     storage = x_ptr.dtype.element_ty
     sample = tl.program_id(0).to(tl.int64)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -66,8 +68,8 @@ def attention_block_kernel(
     best = tl.full([HEADS_PAD, ROWS], MASKED, tl.float32)
     total = tl.zeros([HEADS_PAD, ROWS], tl.float32)
     attended = tl.zeros([HEADS_PAD, ROWS, HEAD_PAD], tl.float32)
-    for start in range(0, context_clips, KEYS):
-        keys = start + tl.arange(0, KEYS)
+    for start in range(0, context_clips, BLOCK):
+        keys = start + tl.arange(0, BLOCK)
         if context_ptr is None:
             source = load_rows(x_ptr + sample * clips * DIM, keys, context_clips, channel, real, DIM).to(tl.float32)
             source = layer_norm(source, norm_x_weight_ptr, norm_x_bias_ptr, channel, real, DIM)
@@ -76,14 +78,14 @@ def attention_block_kernel(
             source = source.to(tl.float32)
             source = layer_norm(source, norm_context_weight_ptr, norm_context_bias_ptr, channel, real, DIM)
         source = source.to(storage)
-        key = spread(load_vector(qkv_bias_ptr + DIM, channel, real), KEYS)
+        key = spread(load_vector(qkv_bias_ptr + DIM, channel, real), BLOCK)
         key = linear(key, source, qkv_weight_ptr + DIM * DIM, DIM, DIM, HEADS, HEAD_PAD, CHUNK).to(storage)
-        key = tl.permute(tl.reshape(key, [KEYS, HEADS_PAD, HEAD_PAD]), (1, 2, 0))  # [H, D/H, KEYS]
-        value = spread(load_vector(qkv_bias_ptr + 2 * DIM, channel, real), KEYS)
+        key = tl.permute(tl.reshape(key, [BLOCK, HEADS_PAD, HEAD_PAD]), (1, 2, 0))  # [H, D/H, BLOCK]
+        value = spread(load_vector(qkv_bias_ptr + 2 * DIM, channel, real), BLOCK)
         value = linear(value, source, qkv_weight_ptr + 2 * DIM * DIM, DIM, DIM, HEADS, HEAD_PAD, CHUNK).to(storage)
-        value = tl.permute(tl.reshape(value, [KEYS, HEADS_PAD, HEAD_PAD]), (1, 0, 2))  # [H, KEYS, D/H]
+        value = tl.permute(tl.reshape(value, [BLOCK, HEADS_PAD, HEAD_PAD]), (1, 0, 2))  # [H, BLOCK, D/H]
 
-        scores = tl.dot(query, key, input_precision="ieee") * (DIM // HEADS) ** -0.5  # [H, ROWS, KEYS]
+        scores = tl.dot(query, key, input_precision="ieee") * (DIM // HEADS) ** -0.5  # [H, ROWS, BLOCK]
         keep = keys < context_clips
         if context_mask_ptr is not None:
             keep = load_mask(context_mask_ptr + sample * context_clips, keys, context_clips)
@@ -179,4 +181,6 @@ AOT_CASES = tuple(
 
 def tuning_calls() -> Iterator[TuningCall]:
     """128 clips that attend to 128."""
-    return calls_of(lambda batch: shapes(batch, 128, 128, 128), partial(_launch, heads=8), KEYS=(16, 32, 64))
+    return calls_of(
+        lambda batch: shapes(batch, 128, 128, 128), partial(_launch, heads=8), KEYS=(32, 64, 128), CONTEXT_KEYS=(16,)
+    )

@@ -55,20 +55,21 @@ def conv_block_kernel(
     x += load_rows(position_ptr, at, tl.minimum(clips, positions), channel, real, DIM).to(tl.float32)
     keep = load_mask(mask_ptr + sample * clips, rows, clips)
     for layer in range(LAYERS):
-        normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
-        normed = tl.where(keep[:, None], normed, 0.0).to(storage)
-        # Weights of taps lie scattered, and each read takes long: all at once, where they fit the registers.
-        taps, taps_ptr = (), depthwise_weight_ptr + layer * DIM * TAPS + channel * TAPS
+        # Weights of taps lie scattered, and each read takes long: all at once and before the norm, where they fit the
+        # registers.
+        taps, taps_ptr = (), depthwise_weight_ptr + layer * DIM * TAPS
         if EAGER:
             for tap in tl.static_range(TAPS):
-                taps = taps + (tl.load(taps_ptr + tap, mask=real, other=0.0),)  # noqa: RUF005
+                taps = taps + (tl.load(taps_ptr + channel * TAPS + tap, mask=real, other=0.0),)  # noqa: RUF005
+        normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
+        normed = tl.where(keep[:, None], normed, 0.0).to(storage)
         mixed = tl.zeros([ROWS, WIDTH], tl.float32)
         for tap in tl.static_range(TAPS):
             source = index + tap - REACH
             present = (source >= 0) & (source < ROWS)
             source = tl.broadcast_to(tl.where(present, source, 0)[:, None], [ROWS, WIDTH])
             shifted = tl.where(present[:, None], tl.gather(normed, source, 0).to(tl.float32), 0.0)
-            weight = taps[tap] if EAGER else tl.load(taps_ptr + tap, mask=real, other=0.0)
+            weight = taps[tap] if EAGER else tl.load(taps_ptr + channel * TAPS + tap, mask=real, other=0.0)
             mixed += shifted * weight.to(tl.float32)[None, :]
         hidden = spread(load_vector(pointwise_bias_ptr + layer * DIM, channel, real), ROWS)
         hidden = linear(hidden, mixed.to(storage), pointwise_weight_ptr + layer * DIM * DIM, DIM, DIM, 1, WIDTH, CHUNK)

@@ -39,13 +39,13 @@ def _branch(
     channel, real = channels(tl.arange(0, WIDTH), DIM, 1, WIDTH)
     three = spread(load_vector(conv_bias_ptr + DIM, channel, real), ROWS)
     five = spread(load_vector(conv_bias_ptr + 2 * DIM, channel, real), ROWS)
-    for tap in range(5):
+    for tap in tl.static_range(5):
         source = rows + tap - 2
         x = load_rows(x_ptr, source, clips, channel, real, DIM).to(tl.float32)
         x = tl.where(load_mask(mask_ptr, source, clips)[:, None], x, 0.0)
         five += x * load_vector(conv5_weight_ptr + tap, channel * 5, real)[None, :]
-        narrow = (tap >= 1) & (tap <= 3)
-        three += x * load_vector(conv3_weight_ptr + tap - 1, channel * 3, real & narrow)[None, :]
+        if tap >= 1 and tap <= 3:
+            three += x * load_vector(conv3_weight_ptr + tap - 1, channel * 3, real)[None, :]
     x = load_rows(x_ptr, rows, clips, channel, real, DIM).to(tl.float32)
     x = tl.where(load_mask(mask_ptr, rows, clips)[:, None], x, 0.0)
     one = x * load_vector(conv1_weight_ptr, channel, real)[None, :] + load_vector(conv_bias_ptr, channel, real)[None, :]
