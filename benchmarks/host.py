@@ -65,6 +65,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     from img_deploy.benchmarks.on_gpu.network import FULL, GRAPHS, Served, draw_feeds, random_network
     from img_deploy.features.kinds import kind_named
     from img_deploy.runtime.backends.choose import Choice
+    from img_deploy.runtime.backends.device_run import stays
     from img_deploy.runtime.backends.protocol import on_host
     from img_deploy.runtime.backends.triton.captured_run import StaticRun
     from img_deploy.runtime.inputs import InputRules
@@ -76,14 +77,13 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self.copies = []
             for each in self.encoded:
                 each.held = each.half  # a copy to itself is none
-            kinds = {"float": self.packed.storage, "float32": torch.float32}
-            sizes = [(self.bucket.shape(each), kinds[each.dtype]) for each in self.spec.outputs]
-            self._zeros = [torch.zeros(shape, dtype=kind) for shape, kind in sizes]
+            self.back.zero_()
+            outputs = [each for each in self.spec.outputs if stays(each)]
+            self._zeros = [torch.zeros(self.bucket.shape(each), dtype=self.packed.storage) for each in outputs]
 
-        def compute(self) -> Sequence[torch.Tensor]:
+        def launch(self) -> Sequence[torch.Tensor]:
             return self._zeros
 
     served = Served(random_network(FULL), "fp16", "cpu", NullRun)

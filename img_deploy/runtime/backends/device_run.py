@@ -45,8 +45,8 @@ class DeviceRun:
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
         batch = dict(bucket.sizes)["batch"]
-        self._back = back[: batch * columns(spec, bucket)].view(batch, -1)
-        self._brought = self._back.numpy()
+        self.back = back[: batch * columns(spec, bucket)].view(batch, -1)
+        self._brought = self.back.numpy()
         self._columns: list[tuple[str, int, str | None]] = []
         """Of each output that goes to the host: its first column, and the axis of its columns, if it has several."""
         at = 0
@@ -101,7 +101,7 @@ class DeviceRun:
             else:
                 going.append(values if tensor.axes[1:] else values[:, None])
         if going:
-            self._back.copy_(torch.cat(going, dim=1), non_blocking=True)
+            self.back.copy_(torch.cat(going, dim=1), non_blocking=True)
         return staying
 
     def compute(self) -> "Sequence[Tensor]":
