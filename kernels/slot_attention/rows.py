@@ -3,7 +3,8 @@
 The slots of one modality of one sample are the rows of a tile [ROWS, D], and every product has that tile on its left:
 its sums take a few cycles, so what counts is how often threads wait for each other. The tile goes to the other threads
 through shared memory, one barrier each time; LayerNorms are computed on what comes back, where a warp has whole rows.
-Weights go from memory straight into the registers that multiply them. Clips are normalised once where all of them fit.
+Weights go from memory straight into the registers that multiply them, and are asked for before the wait for the tile.
+Clips are normalised once where all of them fit.
 """
 
 import triton.language as tl
@@ -58,15 +59,23 @@ def _normed(tile, shared, weight_ptr, bias_ptr, column, D: tl.constexpr, LEFT: t
 
 
 @gluon.jit
-def _times(shared, matrix_ptr, acc, D: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, PART: tl.constexpr):
-    """``acc`` plus the tile in ``shared`` memory times the transpose of a [D, D] matrix."""
-    outputs = gl.arange(0, acc.shape[1], gl.SliceLayout(0, RIGHT))
-    for part in gl.static_range(acc.shape[1] // PART):
+def _weight(matrix_ptr, D: tl.constexpr, BLOCK_D: tl.constexpr, RIGHT: tl.constexpr, PART: tl.constexpr):
+    """The transpose of a [D, D] matrix in registers, ``PART`` of the inputs after the other."""
+    outputs, parts = gl.arange(0, BLOCK_D, gl.SliceLayout(0, RIGHT)), ()
+    for part in gl.static_range(BLOCK_D // PART):
         inputs = part * PART + gl.arange(0, PART, gl.SliceLayout(1, RIGHT))
         inside = (inputs < D)[:, None] & (outputs < D)[None, :]
         weight = gl.load(matrix_ptr + outputs[None, :] * D + inputs[:, None], mask=inside, other=0.0)
-        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(weight.dtype)
-        acc = mma_v2(left, weight, acc)
+        parts = parts + (weight,)  # noqa: RUF005
+    return parts
+
+
+@gluon.jit
+def _times(shared, parts, acc, LEFT: tl.constexpr, PART: tl.constexpr):
+    """``acc`` plus the tile in ``shared`` memory times a ``_weight``."""
+    for part in gl.static_range(len(parts)):
+        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(parts[part].dtype)
+        acc = mma_v2(left, parts[part], acc)
     return acc
 
 
@@ -166,12 +175,17 @@ def slot_attention_rows(
         hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
         mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
 
+        # A weight is read before the threads wait for what it multiplies.
+        weight = _weight(hh, D, BLOCK_D, RIGHT, PART)
         whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
         even.store(_normed(state, whole, norm_slots_weight, norm_slots_bias, column, D, LEFT, PART).to(dtype))
-        r = _times(whole, hh, none, D, LEFT, RIGHT, PART) + _vector(hh_bias, column, D)
-        z = _times(whole, hh + D * D, none, D, LEFT, RIGHT, PART) + _vector(hh_bias + D, column, D)
-        n_h = _times(whole, hh + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(hh_bias + 2 * D, column, D)
-        query = _times(even, qkv, none, D, LEFT, RIGHT, PART) + _vector(qkv_bias, column, D)
+        r = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias, column, D)
+        weight = _weight(hh + D * D, D, BLOCK_D, RIGHT, PART)
+        z = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias + D, column, D)
+        weight = _weight(hh + 2 * D * D, D, BLOCK_D, RIGHT, PART)
+        n_h = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias + 2 * D, column, D)
+        weight = _weight(qkv, D, BLOCK_D, RIGHT, PART)
+        query = _times(even, weight, none, LEFT, PART) + _vector(qkv_bias, column, D)
         odd.store(query.to(dtype))
         folded = mma_v2(odd.load(NEAR), keys, none) * (LOG2_E * D**-0.5)  # scores in powers of two
         even.store(folded.to(dtype))
@@ -197,19 +211,25 @@ def slot_attention_rows(
             total = total * kept + added
             mean = mma_v2(share, clips.load(FAR), mean * kept[:, None])
             top = new_top
+        weight = _weight(qkv + 2 * D * D, D, BLOCK_D, RIGHT, PART)
         odd.store((mean / total[:, None]).to(dtype))
-        update = _times(odd, qkv + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(qkv_bias + 2 * D, column, D)
+        update = _times(odd, weight, none, LEFT, PART) + _vector(qkv_bias + 2 * D, column, D)
+        weight = _weight(ih, D, BLOCK_D, RIGHT, PART)
         even.store(update.to(dtype))
-        r = _times(even, ih, r, D, LEFT, RIGHT, PART) + _vector(ih_bias, column, D)
-        z = _times(even, ih + D * D, z, D, LEFT, RIGHT, PART) + _vector(ih_bias + D, column, D)
-        n_x = _times(even, ih + 2 * D * D, none, D, LEFT, RIGHT, PART) + _vector(ih_bias + 2 * D, column, D)
+        r = _times(even, weight, r, LEFT, PART) + _vector(ih_bias, column, D)
+        weight = _weight(ih + D * D, D, BLOCK_D, RIGHT, PART)
+        z = _times(even, weight, z, LEFT, PART) + _vector(ih_bias + D, column, D)
+        weight = _weight(ih + 2 * D * D, D, BLOCK_D, RIGHT, PART)
+        n_x = _times(even, weight, none, LEFT, PART) + _vector(ih_bias + 2 * D, column, D)
         candidate = 2 * _sigmoid(2 * (n_x + _sigmoid(r) * n_h)) - 1  # tanh
         state = candidate + _sigmoid(z) * (state - candidate)
 
+        weight = _weight(mlp, D, BLOCK_D, RIGHT, PART)
         whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
         odd.store(_normed(state, whole, norm_mlp_weight, norm_mlp_bias, column, D, LEFT, PART).to(dtype))
-        hidden = _times(odd, mlp, none, D, LEFT, RIGHT, PART) + _vector(mlp_bias, column, D)
+        hidden = _times(odd, weight, none, LEFT, PART) + _vector(mlp_bias, column, D)
+        weight = _weight(mlp + D * D, D, BLOCK_D, RIGHT, PART)
         even.store(gl.maximum(hidden, 0.0).to(dtype))
-        state += _times(even, mlp + D * D, none, D, LEFT, RIGHT, PART) + _vector(mlp_bias + D, column, D)
+        state += _times(even, weight, none, LEFT, PART) + _vector(mlp_bias + D, column, D)
         turn += 1
     gl.store(out_ptr + own[:, None] * D + column[None, :], state.to(dtype), mask=inside)
