@@ -61,9 +61,8 @@ class EncodedInputs:
         kind, device, (_, batch, clips, width) = self.held.dtype, self.held.device, self.held.shape
         parts = []
         for each in values:
-            whole = not isinstance(each, list) and each.shape[1] == clips
-            rows = [each.reshape(-1, width)] if whole else list(each)
-            for row in rows:
+            single = isinstance(each, list) or each.shape[1] < clips
+            for row in list(each) if single else [each.reshape(-1, width)]:
                 if isinstance(row, np.ndarray) or row.dtype != kind or row.device != device:
                     row = torch.as_tensor(row, dtype=kind, device=device)
                 parts.append(row)

@@ -114,7 +114,7 @@ class CapturedRun(StaticRun):
     def on_stream(self) -> Iterator[None]:
         # Not ``torch.cuda.stream``, which asks for the current device three times, at 10 microseconds.
         own, device = self._stream.stream, torch.cuda.current_device()
-        current = torch.cuda.current_stream(own.device_index)
+        current = self._current = torch.cuda.current_stream(own.device_index)
         if self.encoded:
             self._asked.record(current)
             own.wait_event(self._asked)
@@ -132,11 +132,10 @@ class CapturedRun(StaticRun):
 
     def finish(self, kept: Tensor | None) -> None:
         if kept is not None:
-            current = torch.cuda.current_stream(kept.device.index)
-            current.wait_event(self._done)
+            self._current.wait_event(self._done)
             # It is memory of this run's stream: without this, a later run could be given it, and write there, while
             # the current stream still reads. A grounder, which reads it too, is waited for while its caller holds it.
-            kept.record_stream(current)
+            kept.record_stream(self._current)
         if self.brings:
             self.wait()
 
