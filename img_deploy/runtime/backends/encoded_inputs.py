@@ -61,8 +61,8 @@ class EncodedInputs:
         kind, device, (_, batch, clips, width) = self.held.dtype, self.held.device, self.held.shape
         parts = []
         for each in values:
-            single = isinstance(each, list) or each.shape[1] < clips
-            for row in list(each) if single else [each.reshape(-1, width)]:
+            rows = list(each) if isinstance(each, list) or each.shape[1] < clips else [each.reshape(-1, width)]
+            for row in rows:
                 if isinstance(row, np.ndarray) or row.dtype != kind or row.device != device:
                     row = torch.as_tensor(row, dtype=kind, device=device)
                 parts.append(row)
