@@ -146,11 +146,9 @@ def query_attention_kernel(
         shrink = tl.minimum(SAFE_IN_FP16 / largest, 1.0)
         clip = clip * shrink[:, None]
     acc = load_vector(attention_bias_ptr, channel, real)[None, :] * shrink[:, None]
-    for part in range(4):  # [C; c2q; C * c2q; C * q2c]
-        left = tl.where(part == 1, shrink[:, None], clip)
-        right = tl.where(part == 0, 1.0, tl.where(part == 3, q2c, c2q))
-        tile = (left * right).to(storage)
-        acc = linear(acc, tile, attention_weight_ptr + part * DIM, 4 * DIM, DIM, 1, WIDTH, CHUNK)
+    parts = (clip, c2q * shrink[:, None], clip * c2q, clip * q2c)
+    for part in tl.static_range(4):
+        acc = linear(acc, parts[part].to(storage), attention_weight_ptr + part * DIM, 4 * DIM, DIM, 1, WIDTH, CHUNK)
 
     pooled = attention_pool(words_ptr, pool_weight_ptr, word_mask_ptr, words, channel, real, DIM, WORDS)
     common = vector_linear(pooled, concat_weight_ptr + DIM, 2 * DIM, DIM) + load_vector(concat_bias_ptr, channel, real)
