@@ -85,8 +85,9 @@ class Clock:
                 list(pool.map(lambda number: calls[number % len(calls)](), range(count)))
                 return watch.lap() / count
 
-            each = round_of(2 * len(calls))
-            count = max(2 * len(calls), int(seconds * 1000 / MIN_ROUNDS / each))
+            round_of(4 * len(calls))  # both threads' first runs, which capture
+            each = round_of(4 * len(calls))
+            count = max(4 * len(calls), int(seconds * 1000 / MIN_ROUNDS / each))
             with no_collection():
                 times = [round_of(count) for _ in Effort(seconds).rounds()]
         return summarize(times).as_dict()

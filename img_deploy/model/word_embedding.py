@@ -32,8 +32,8 @@ class WordEmbedding(Dropped):
             char_ids,
             self.unknown,
             self.char_table.weight,
-            *self.char_weights,
-            *self.char_biases,
+            *(self.char_weights[at] for at in range(len(CHAR_WIDTHS))),  # Dynamo of torch 2.11 cannot unpack the list
+            *(self.char_biases[at] for at in range(len(CHAR_WIDTHS))),
             self.linear.weight,
             self.linear.bias,
             dropout_p=self.dropout_p,
