@@ -148,10 +148,11 @@ class EventFusion(nn.Module):
         self.audio_attention = AttentionBlock(config.dim, config.heads, config.dropout, cross=True)
         self.gate = Gate(config.dim)
 
-    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, mask: Tensor) -> Tensor:
-        slots = self.slot_attention(visual, audio, mask)  # [2, B, K, D]
-        visual = self.visual_attention(visual, slots[0], None)
-        audio = self.audio_attention(audio, slots[1], None)
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, slots: Tensor) -> Tensor:
+        """``slots`` [2, B, K, D] of ``slot_attention``."""
+        visual, audio = branches(
+            lambda: self.visual_attention(visual, slots[0], None), lambda: self.audio_attention(audio, slots[1], None)
+        )
         return self.gate(visual, audio, p)
 
 
@@ -219,19 +220,24 @@ class Fusion(nn.Module):
         self, visual: Tensor, audio: Tensor, mask: Tensor, importance_weight: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """[B, L, D] twice -> fused [B, L, D] and p [B]; gates use ``0.5 (1 - w) + w p`` (warm-up w, 1 when done)."""
+        event = self.event
+        (p, weight, local, whole), (slots,), (lengths,) = branches(
+            lambda: self._gated(visual, audio, mask, importance_weight),
+            lambda: (event.slot_attention(visual, audio, mask) if isinstance(event, EventFusion) else mask,),
+            lambda: (mask.sum(dim=1).to(torch.int32),),
+        )
+        event_clips = event(visual, audio, weight, slots)
+        return self.multi_scale(local, event_clips, whole, lengths), p
+
+    def _gated(self, visual: Tensor, audio: Tensor, mask: Tensor, importance_weight: float) -> tuple[Tensor, ...]:
+        """Importance, weight of the gates, and the granularities that are quick: less than slots take beside them."""
         if self.importance is None:
             p = torch.full((visual.shape[0],), 0.5, device=visual.device)
             weight = p
         else:
             p = self.importance(visual, audio, mask)
             weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
-        local, event, whole, lengths = branches(
-            lambda: self.local(visual, audio, weight, mask),
-            lambda: self.event(visual, audio, weight, mask),
-            lambda: self.whole(visual, audio, weight, mask),
-            lambda: mask.sum(dim=1).to(torch.int32),
-        )
-        return self.multi_scale(local, event, whole, lengths), p
+        return p, weight, self.local(visual, audio, weight, mask), self.whole(visual, audio, weight, mask)
 
 
 class PlainGate(nn.Module):
@@ -241,5 +247,5 @@ class PlainGate(nn.Module):
         super().__init__()
         self.gate = Gate(dim)
 
-    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, _mask: Tensor) -> Tensor:
+    def forward(self, visual: Tensor, audio: Tensor, p: Tensor, _mask_or_slots: Tensor) -> Tensor:
         return self.gate(visual, audio, p)
