@@ -3,7 +3,7 @@
 The slots of one modality of one sample are the rows of a tile [ROWS, D], and every product has that tile on its left:
 its sums take a few cycles, so what counts is how often threads wait for each other. The tile goes to the other threads
 through shared memory, one barrier each time; LayerNorms are computed on what comes back, where a warp has whole rows.
-Weights go from memory straight into the registers that multiply them, and are asked for before the wait for the tile.
+Weights go from memory straight into the registers that multiply them, most asked for before the wait for the tile.
 Clips are normalised once where all of them fit.
 """
 
@@ -80,6 +80,41 @@ def _times(shared, parts, acc, LEFT: tl.constexpr, PART: tl.constexpr):
 
 
 @gluon.jit
+def _gates(
+    shared,
+    matrix_ptr,
+    bias_ptr,
+    column,
+    r,
+    z,
+    n,
+    D: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """r, z, n plus the tile in ``shared`` memory times the transposes of three [D, D] matrices, plus their biases.
+
+    Part by part: three sums that do not wait for each other.
+    """
+    outputs = gl.arange(0, r.shape[1], gl.SliceLayout(0, RIGHT))
+    for part in gl.static_range(r.shape[1] // PART):
+        inputs = part * PART + gl.arange(0, PART, gl.SliceLayout(1, RIGHT))
+        inside = (inputs < D)[:, None] & (outputs < D)[None, :]
+        at = matrix_ptr + outputs[None, :] * D + inputs[:, None]
+        of_r = gl.load(at, mask=inside, other=0.0)
+        of_z = gl.load(at + D * D, mask=inside, other=0.0)
+        of_n = gl.load(at + 2 * D * D, mask=inside, other=0.0)
+        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(of_r.dtype)
+        r = mma_v2(left, of_r, r)
+        z = mma_v2(left, of_z, z)
+        n = mma_v2(left, of_n, n)
+    r += _vector(bias_ptr, column, D)
+    z += _vector(bias_ptr + D, column, D)
+    return r, z, n + _vector(bias_ptr + 2 * D, column, D)
+
+
+@gluon.jit
 def _normalise_clips(
     x_ptr, weight_ptr, bias_ptr, first, length, clips, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr
 ):
@@ -134,6 +169,7 @@ def slot_attention_rows(
     NEAR: tl.constexpr = gl.DotOperandLayout(0, TILE, 2)
     FAR: tl.constexpr = gl.DotOperandLayout(1, TILE, 2)
     PART: tl.constexpr = min(64, BLOCK_D)  # of the channels that a product sums over, as many at a time
+    GATE: tl.constexpr = min(32, BLOCK_D)
     SHARED: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_D // 8), [1, 0])
     OF_CLIPS: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_L // 8), [1, 0])
     sample, modality = gl.program_id(0), gl.program_id(1)
@@ -175,15 +211,9 @@ def slot_attention_rows(
         hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
         mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
 
-        # A weight is read before the threads wait for what it multiplies.
-        weight = _weight(hh, D, BLOCK_D, RIGHT, PART)
         whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
         even.store(_normed(state, whole, norm_slots_weight, norm_slots_bias, column, D, LEFT, PART).to(dtype))
-        r = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias, column, D)
-        weight = _weight(hh + D * D, D, BLOCK_D, RIGHT, PART)
-        z = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias + D, column, D)
-        weight = _weight(hh + 2 * D * D, D, BLOCK_D, RIGHT, PART)
-        n_h = _times(whole, weight, none, LEFT, PART) + _vector(hh_bias + 2 * D, column, D)
+        r, z, n_h = _gates(whole, hh, hh_bias, column, none, none, none, D, LEFT, RIGHT, GATE)
         weight = _weight(qkv, D, BLOCK_D, RIGHT, PART)
         query = _times(even, weight, none, LEFT, PART) + _vector(qkv_bias, column, D)
         odd.store(query.to(dtype))
@@ -214,13 +244,8 @@ def slot_attention_rows(
         weight = _weight(qkv + 2 * D * D, D, BLOCK_D, RIGHT, PART)
         odd.store((mean / total[:, None]).to(dtype))
         update = _times(odd, weight, none, LEFT, PART) + _vector(qkv_bias + 2 * D, column, D)
-        weight = _weight(ih, D, BLOCK_D, RIGHT, PART)
         even.store(update.to(dtype))
-        r = _times(even, weight, r, LEFT, PART) + _vector(ih_bias, column, D)
-        weight = _weight(ih + D * D, D, BLOCK_D, RIGHT, PART)
-        z = _times(even, weight, z, LEFT, PART) + _vector(ih_bias + D, column, D)
-        weight = _weight(ih + 2 * D * D, D, BLOCK_D, RIGHT, PART)
-        n_x = _times(even, weight, none, LEFT, PART) + _vector(ih_bias + 2 * D, column, D)
+        r, z, n_x = _gates(even, ih, ih_bias, column, r, z, none, D, LEFT, RIGHT, GATE)
         candidate = 2 * _sigmoid(2 * (n_x + _sigmoid(r) * n_h)) - 1  # tanh
         state = candidate + _sigmoid(z) * (state - candidate)
 
