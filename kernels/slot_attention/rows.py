@@ -71,11 +71,12 @@ def _weight(matrix_ptr, D: tl.constexpr, BLOCK_D: tl.constexpr, RIGHT: tl.conste
 
 
 @gluon.jit
-def _times(shared, parts, acc, LEFT: tl.constexpr, PART: tl.constexpr):
-    """``acc`` plus the tile in ``shared`` memory times a ``_weight``."""
+def _times(shared, parts, none, LEFT: tl.constexpr, PART: tl.constexpr):
+    """The tile in ``shared`` memory times a ``_weight``: a sum per part, which do not wait for each other."""
+    acc = none
     for part in gl.static_range(len(parts)):
         left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(parts[part].dtype)
-        acc = mma_v2(left, parts[part], acc)
+        acc += mma_v2(left, parts[part], none)
     return acc
 
 
