@@ -169,7 +169,10 @@ def compiled(network: IMGNetwork, precision: str, device: str, like: Inputs, way
             out: Outputs = chain(inputs)
             return out
 
-    return run if way == "own graphs" else Replayed(run, device, like)
+    if way == "own graphs":
+        return run
+    run(like)  # traced here, where branches follow each other: Dynamo cannot trace the streams of a capture
+    return Replayed(run, device, like)
 
 
 class Served:
