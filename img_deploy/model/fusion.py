@@ -221,23 +221,25 @@ class Fusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """[B, L, D] twice -> fused [B, L, D] and p [B]; gates use ``0.5 (1 - w) + w p`` (warm-up w, 1 when done)."""
         event = self.event
-        (p, weight, local, whole), (slots,), (lengths,) = branches(
-            lambda: self._gated(visual, audio, mask, importance_weight),
+        (p, weight, local), (slots,), (lengths,) = branches(
+            lambda: self._weighed(visual, audio, mask, importance_weight),
             lambda: (event.slot_attention(visual, audio, mask) if isinstance(event, EventFusion) else mask,),
             lambda: (mask.sum(dim=1).to(torch.int32),),
         )
-        event_clips = event(visual, audio, weight, slots)
+        event_clips, whole = branches(
+            lambda: event(visual, audio, weight, slots), lambda: self.whole(visual, audio, weight, mask)
+        )
         return self.multi_scale(local, event_clips, whole, lengths), p
 
-    def _gated(self, visual: Tensor, audio: Tensor, mask: Tensor, importance_weight: float) -> tuple[Tensor, ...]:
-        """Importance, weight of the gates, and the granularities that are quick: less than slots take beside them."""
+    def _weighed(self, visual: Tensor, audio: Tensor, mask: Tensor, importance_weight: float) -> tuple[Tensor, ...]:
+        """Importance, weight of the gates and the local granularity: together less than slots take beside them."""
         if self.importance is None:
             p = torch.full((visual.shape[0],), 0.5, device=visual.device)
             weight = p
         else:
             p = self.importance(visual, audio, mask)
             weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
-        return p, weight, self.local(visual, audio, weight, mask), self.whole(visual, audio, weight, mask)
+        return p, weight, self.local(visual, audio, weight, mask)
 
 
 class PlainGate(nn.Module):

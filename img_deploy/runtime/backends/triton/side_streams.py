@@ -21,9 +21,10 @@ class SideStreams:
         self._streams: list[Any] = []
 
     def __call__(self, *parts: Callable[[], Any]) -> list[Any]:
-        while len(self._streams) < len(parts) - 1:
+        main = self._cuda.current_stream()  # a side stream, where a branch has branches
+        while len(own := [one for one in self._streams if one != main]) < len(parts) - 1:
             self._streams.append(self._cuda.Stream())
-        main, own = self._cuda.current_stream(), self._streams[: len(parts) - 1]
+        own = own[: len(parts) - 1]
         results = []
         for side, part in zip(own, parts[:-1], strict=True):
             side.wait_stream(main)

@@ -63,6 +63,9 @@ def test_branches_wait_for_what_they_read_and_are_waited_for():
     ]
     side(part("visual"), part("audio"))
     assert len(cuda.made) == 2, "a stream made anew at every call: during a capture too"
+    cuda.told.clear()
+    side(lambda: side(part("visual"), part("audio")), part("whole"))
+    assert [line for line in cuda.told if " on " in line] == ["visual on side 2", "audio on side 1", "whole on main"]
 
 
 def test_every_branch_of_the_network_finds_a_stream():
