@@ -203,8 +203,15 @@ def _write(path: Path, key: str, chosen: dict[str, dict[str, LaunchConfig]]) -> 
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure launch configurations on this GPU and store the fastest.")
     parser.add_argument("ops", nargs="*", help=f"ops to tune (all of them without any): {', '.join(OP_NAMES)}")
-    for op in parser.parse_args(arguments).ops or OP_NAMES:  # type: ignore[arg-type]
-        for variant, dtypes in tune(op).items():
+    ops = parser.parse_args(arguments).ops or OP_NAMES  # type: ignore[arg-type]
+    for unknown in set(ops).difference(OP_NAMES):
+        parser.error(f"ops: got {unknown!r}, expected some of {', '.join(OP_NAMES)}")
+    for op in ops:
+        try:
+            chosen = tune(op)
+        except RuntimeError as error:
+            parser.exit(1, f"error: {error}\n")
+        for variant, dtypes in chosen.items():
             for dtype, config in dtypes.items():
                 print(f"{op:16} {variant:16} {dtype}  {config.launch_options()}  {config.origin}", flush=True)
 

@@ -37,3 +37,15 @@ def test_what_is_fastest_is_taken_from_then_on(tmp_path, monkeypatch):
     warps = [config_of("gate", "rows", dtype, "some GPU", 90).num_warps for dtype in PRECISIONS]
     assert warps == [4, 2, 2]
     assert config_of("gate", "rows", "fp16", capability=80).num_warps == 8
+
+
+@pytest.mark.parametrize(
+    ("ops", "code", "message"), [([], 1, "this machine has none"), (["gates"], 2, "ops: got 'gates', expected")]
+)
+def test_what_cannot_be_tuned_is_told_in_a_line(ops, code, message, monkeypatch, capsys):
+    """A machine without a GPU, or an op that does not exist, would end in a traceback."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        tuning.main(ops)
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
