@@ -1,12 +1,24 @@
 """``img-deploy infer``: ask a folder of features."""
 
+import sys
+import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from img_deploy.cli.work_options import Engine, EngineOption, ThreadsOption, WorkersOption
+from img_deploy.errors import ImgDeployError, InputError
+
+if TYPE_CHECKING:
+    from img_deploy.cli.answer_table import AnswerTable
+    from img_deploy.cli.reporting import Reporter
+    from img_deploy.runtime.asking import Session
+    from img_deploy.runtime.lots import Request
+    from img_deploy.runtime.ranking import BestWriter
+    from img_deploy.runtime.writers import RowWriter
 
 
 class OutputFormat(StrEnum):
@@ -115,11 +127,10 @@ def infer(
 
     Exit code 0: something was answered; 2: nothing could be, or the input is wrong.
     """
-    from img_deploy.cli.answering import Output, answer
-    from img_deploy.runtime.request import AskOptions, Request
+    from img_deploy.cli.reporting import Reporter
+    from img_deploy.runtime.lots import AskOptions, Request
 
     if rebuild:
-        from img_deploy.cli.reporting import Reporter
         from img_deploy.export.engine_rebuild import rebuild_engines
 
         note = Reporter(quiet).note
@@ -141,4 +152,105 @@ def infer(
         workers=workers,
         options=AskOptions(top_k, nms, batch_size),
     )
-    answer(request, Output(out, format and format.value, rows, resume, best), strict, quiet)
+    _answer(request, Output(out, format, rows, resume, best), strict, quiet)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where answers go. ``format`` None: a table, or what the name of ``out`` ends in, or jsonl."""
+
+    out: Path | None = None
+    format: OutputFormat | None = None
+    table_rows: int | None = None
+    resume: bool = False
+    best: int | None = None
+    """The so many best moments of each query over all videos, instead of an answer for each video."""
+
+    @property
+    def chosen(self) -> OutputFormat:
+        """Raises InputError for a table in a file, and for resuming what is not a jsonl file."""
+        format = self.format or (OutputFormat.TABLE if self.out is None else _by_suffix(self.out))
+        if format is OutputFormat.TABLE and self.out is not None:
+            raise InputError(f"{self.out}: got a table to write, expected jsonl, csv or json; give another --format")
+        if format is OutputFormat.TABLE and self.resume:
+            raise InputError("resume: only a jsonl file can be resumed; give --format jsonl and --out FILE")
+        if self.best is not None and self.resume:
+            raise InputError(
+                "resume: a ranking (--best) is written at the end, there is nothing to go on with; drop --resume"
+            )
+        return format
+
+    def writer(self, session: "Session") -> "AnswerTable | RowWriter | BestWriter":
+        """Raises InputError where it cannot be written."""
+        from img_deploy.cli.answer_table import AnswerTable
+        from img_deploy.runtime.ranking import BestWriter
+        from img_deploy.runtime.writers import RowWriter
+
+        writer: AnswerTable | RowWriter
+        if self.chosen is OutputFormat.TABLE:
+            search = bool(session.plan.shared) and len(session.plan.videos) > 1
+            writer = AnswerTable(best_first=search or self.best is not None, limit=self.table_rows)
+        else:
+            sources = session.sources() if self.out is not None and self.best is None else None
+            settings = session.settings()
+            writer = RowWriter(self.out, self.chosen.value, resume=self.resume, settings=settings, sources=sources)
+        return writer if self.best is None else BestWriter(writer, self.best)
+
+
+def _by_suffix(out: Path) -> OutputFormat:
+    known = {".csv": OutputFormat.CSV, ".json": OutputFormat.JSON}
+    return known.get(out.suffix, OutputFormat.JSONL)
+
+
+def _answer(request: "Request", output: Output, strict: bool, quiet: bool) -> None:
+    """Answer a request, and tell on standard error how it goes.
+
+    Raises:
+        InputError: something is wrong with the request, nothing could be answered, or (``strict``) something was
+            not usable.
+        BackendError: the backend failed. Answers so far are in ``OUT.partial`` (jsonl) or in the table.
+    """
+    from img_deploy.cli.reporting import Reporter
+    from img_deploy.runtime.asking import open_session
+
+    rows = output.out is None and output.chosen is not OutputFormat.TABLE
+    on_terminal = rows and sys.stdout.isatty()  # a bar would tear the rows
+    reporter = Reporter(quiet=quiet, strict=strict, bar=not on_terminal)
+    with reporter:
+        session = open_session(request, reporter.reading)
+    for note in session.notes():
+        reporter.note(note)
+    if strict and session.plan.missing:
+        raise InputError(f"--strict: {session.plan.notes[-1]}")
+    # Of a single pair nothing is left when it is skipped: what is wrong with it is the answer.
+    reporter.strict = strict or len(session.plan) == 1
+    try:
+        _write_answers(session, output, reporter)
+    except (KeyboardInterrupt, ImgDeployError):
+        partial = output.out and output.out.with_name(f"{output.out.name}.partial")
+        if partial and partial.exists() and output.chosen is OutputFormat.JSONL:
+            reporter.tell(f"stopped: the answers so far are in {partial}; run the same command with --resume to go on")
+        raise
+
+
+def _write_answers(session: "Session", output: Output, reporter: "Reporter") -> None:
+    from img_deploy.runtime.ranking import BestWriter
+
+    total, begin = len(session.plan), time.perf_counter()
+    with output.writer(session) as writer, reporter:
+        reporter.begin(total, len(writer.done))
+        for answers in session.answers(writer.done, reporter):
+            writer.write(answers)
+            if isinstance(writer, BestWriter):
+                reporter.leader(writer.leader())
+        if not writer.rows:
+            raise InputError(f"nothing could be answered: all {total} pairs of a video and a query were skipped")
+    took, new = time.perf_counter() - begin, writer.rows - len(writer.done)
+    reporter.summary()
+    for what, why in session.workers.notes().items():
+        reporter.note(f"note: {what}: {why}")
+    before = f" ({len(writer.done)} before)" if writer.done else ""
+    skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
+    place = f"; written to {output.out}" if output.out else ""
+    speed = f"{took:.1f} s ({new / took:,.1f}/s)"
+    reporter.note(f"{writer.rows} of {total} pairs answered{before} in {speed}{skipped}{place}")

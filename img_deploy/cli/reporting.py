@@ -7,7 +7,7 @@ from typing import Any
 from img_deploy.cli.progress_bar import progress_bar
 from img_deploy.errors import ImgDeployError, one_line
 from img_deploy.runtime.encoded import EncodedQuery
-from img_deploy.runtime.request import Listener
+from img_deploy.runtime.lots import Listener
 
 MOST_WARNINGS = 5
 """Warnings of a kind that are shown; the others are counted."""

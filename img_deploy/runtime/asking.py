@@ -26,9 +26,8 @@ from img_deploy.runtime.bundle import MANIFEST, Bundle
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.index import VideoIndex, is_index
 from img_deploy.runtime.inputs import InputRules, input_rules
-from img_deploy.runtime.lots import LOT, Answered, Batch, Lot, LotAnswerer
+from img_deploy.runtime.lots import LOT, Answered, Asked, Batch, Listener, Lot, LotAnswerer, Request
 from img_deploy.runtime.queries import Plan, plan_queries
-from img_deploy.runtime.request import Asked, Listener, Request
 from img_deploy.runtime.results import Answer, RowKey
 from img_deploy.runtime.workers import Workers, open_workers
 from img_deploy.text.glove import Progress, check_glove

@@ -29,8 +29,8 @@ from img_deploy.runtime.index import (
     table_of,
     why,
 )
+from img_deploy.runtime.lots import Listener
 from img_deploy.runtime.predictor import BATCH_SIZE
-from img_deploy.runtime.request import Listener
 from img_deploy.runtime.workers import Workers
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from img_deploy.runtime.asking import Session
 from img_deploy.runtime.backends.choose import AUTO
 from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.inputs import as_text, at_least_one, many
+from img_deploy.runtime.lots import AskOptions, Request
 from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.runtime.queries import plan_queries
 from img_deploy.runtime.ranking import BestMoments
-from img_deploy.runtime.request import AskOptions, Request
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
 from img_deploy.runtime.workers import ThisProcess

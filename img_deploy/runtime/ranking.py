@@ -4,9 +4,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Protocol
 
-from img_deploy.runtime.results import Answer
+from img_deploy.runtime.results import Answer, RowKey
 
 
 class _Entry(NamedTuple):
@@ -48,3 +49,49 @@ class BestMoments:
             for heap in self._heaps.values()
             for rank, entry in enumerate(sorted(heap, reverse=True), 1)
         ]
+
+
+class Writer(Protocol):
+    """A ``RowWriter``, or what takes its place."""
+
+    def write(self, answers: Sequence[Answer]) -> None: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BestWriter:
+    """Hands the best moments of each query to another writer, once all answers are in."""
+
+    done: frozenset[RowKey] = frozenset()
+
+    def __init__(self, writer: Writer, most: int) -> None:
+        self._writer, self._best = writer, BestMoments(most)
+        self.rows = 0
+        """Answers so far."""
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        self.rows += len(answers)
+        self._best.add(answers)
+
+    def leader(self) -> str:
+        """The best moment so far of the first query, for people."""
+        best = self._best.ranked()[0]
+        window = best.best.window
+        place = f"{window[0]:.1f}-{window[1]:.1f} s" if window else f"clips {best.best.span[0]}-{best.best.span[1]}"
+        return f"best so far: {best.vid} {place}, {best.lift(best.best):.1f} x chance"
+
+    def __enter__(self) -> "BestWriter":
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was ranked before an interruption is shown too, as far as it goes.
+        if kind is None or not issubclass(kind, BrokenPipeError):
+            self._writer.write(self._best.ranked())
+        self._writer.__exit__(kind, error, trace)

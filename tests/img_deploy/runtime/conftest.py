@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from img_deploy.runtime.lots import Listener
 from img_deploy.runtime.predictor import load_bundle
-from img_deploy.runtime.request import Listener
 from img_deploy.runtime.results import Answer, moments_of
 
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from img_deploy.features import open_folder
 from img_deploy.runtime.asking import Session, open_session
 from img_deploy.runtime.encoded import Query
-from img_deploy.runtime.lots import LotAnswerer
+from img_deploy.runtime.lots import AskOptions, Listener, LotAnswerer, Request
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
-from img_deploy.runtime.request import AskOptions, Listener, Request
 from img_deploy.runtime.workers import ThisProcess
 
 QUERIES = (Query("w001 w002"), Query("w003 w004 w005 w006 zebra"), Query("w007"))

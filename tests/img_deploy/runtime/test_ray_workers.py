@@ -15,9 +15,9 @@ from img_deploy.runtime.asking import Session
 from img_deploy.runtime.encoded import Query
 from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.indexing import index_folder
+from img_deploy.runtime.lots import AskOptions, Request
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.queries import Plan
-from img_deploy.runtime.request import AskOptions, Request
 from img_deploy.runtime.workers import ThisProcess, open_workers
 
 
