@@ -78,12 +78,12 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             for each in self.encoded:
-                each.held = each.half  # a copy to itself is none
+                each.rows = each.half  # a copy to itself is none
             self.back.zero_()
-            outputs = [each for each in self.spec.outputs if stays(each)]
-            self._zeros = [torch.zeros(self.bucket.shape(each), dtype=self.packed.storage) for each in outputs]
+            shapes = [self.bucket.shape(each) for each in self.spec.outputs if stays(each)]
+            self._zeros = torch.zeros((len(shapes), *shapes[0]), dtype=self.packed.storage) if shapes else None
 
-        def launch(self) -> Sequence[torch.Tensor]:
+        def launch(self) -> torch.Tensor | None:
             return self._zeros
 
     served = Served(random_network(FULL), "fp16", "cpu", NullRun)

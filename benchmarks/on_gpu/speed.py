@@ -79,8 +79,7 @@ def time_served(precision: str, batch: int, clips: int, clock: Clock) -> dict[st
     encoded = [{name: on_host(values) for name, values in one.items()} for one in kept]
     whole, from_host, from_gpu = (
         [partial(answer, one, graphs) for one in given]
-        # Words first: the GPU encodes them while the host copies features.
-        for given, graphs in ((feeds, (*GRAPHS[1::-1], GRAPHS[2])), (encoded, GRAPHS[2:]), (kept, GRAPHS[2:]))
+        for given, graphs in ((feeds, GRAPHS), (encoded, GRAPHS[2:]), (kept, GRAPHS[2:]))
     )
     record = {
         "whole": clock.latency(whole),

@@ -17,6 +17,9 @@ _ROWS = 4096
 """Rows looked at in one go, so that a long memory-mapped file is never held whole."""
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True, eq=False)
 class VideoFeatures:
     """One video as the network takes it, L clips long."""
@@ -167,10 +170,14 @@ def _scaled(where: str, features: Array, kind: FeatureKind, remarks: list[str]) 
     if features.dtype.kind in "iu" and kind.integer_scale != 1:
         features = np.asarray(features, np.float32) / np.float32(kind.integer_scale)
     least = most = 0.0
+    usual_square = min(kind.usual[0] ** 2, kind.usual[1] ** 2, _LARGEST)
     with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, len(features), _ROWS):
             # float32 is what the network gets: 1e300 is an Inf to it. min and max of rows with a NaN are NaN.
             rows = np.asarray(features[first : first + _ROWS], dtype=np.float32)
+            # No value of a clip exceeds its norm, which takes one pass where least and greatest value take two.
+            if np.matmul(rows[:, None], rows[:, :, None]).max() <= usual_square:
+                continue
             low, high = float(rows.min()), float(rows.max())
             if not -math.inf < low <= high < math.inf:
                 raise _not_finite(where, rows, first)

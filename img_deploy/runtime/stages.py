@@ -5,8 +5,7 @@ the network has no finite result for an item, the error that says so stands in i
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from math import isfinite
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
-from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values
+from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs, Values, on_host
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of
@@ -35,6 +34,8 @@ def in_batches(
     run: Callable[[list[Item]], list[Result]],
 ) -> list[Result]:
     """What ``run`` makes of each item, given to it in batches of similar length; in the items' order."""
+    if 0 < len(items) <= batch_size:
+        return run(list(items))
     results: dict[int, Result] = {}
     for rows in bucket_batches([length(item) for item in items], batch_size):
         results.update(zip(rows, run([items[row] for row in rows]), strict=True))
@@ -70,11 +71,12 @@ def _encode_videos(
         "clip_mask": _mask(lengths),
     }
     out = run("video_encoder", feeds)
-    visual, audio = (_each(out[name], lengths) for name in ("visual_clips", "audio_clips"))
+    streams = "visual_clips", "audio_clips"
+    visual, audio = (_each(out[name], lengths) for name in streams)
     # What silence was encoded to is of no use: the visual head answers.
     sounds = [None if item.audio is None else sound for item, sound in zip(batch, audio, strict=True)]
     encoded: list[EncodedVideo | FeatureError] = []
-    for item, clips, sound, good in zip(batch, visual, sounds, _finite(visual, sounds), strict=True):
+    for item, clips, sound, good in zip(batch, visual, sounds, _finite(out, streams, lengths), strict=True):
         made = EncodedVideo(item.vid, clips, sound, item.source_clips, network)
         encoded.append(made if good else _no_result(item.vid or "the video"))
     return encoded
@@ -105,9 +107,10 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
     else:
         feeds["text"] = [item.content for item in batch]
     out = run("query_encoder", feeds)
-    visual, audio = (_each(out[name], lengths) for name in ("visual_words", "audio_words"))
+    streams = "visual_words", "audio_words"
+    visual, audio = (_each(out[name], lengths) for name in streams)
     encoded: list[EncodedQuery | FeatureError] = []
-    for item, of_visual, of_audio, good in zip(batch, visual, audio, _finite(visual, audio), strict=True):
+    for item, of_visual, of_audio, good in zip(batch, visual, audio, _finite(out, streams, lengths), strict=True):
         known = item.content if isinstance(item.content, EncodedWords) else None
         facts = (known.unknown, known.all_unknown, known.cut) if known else ((), False, 0)
         made = EncodedQuery(item.sentence, item.qid, of_visual, of_audio, *facts, network)
@@ -194,11 +197,13 @@ def _with_result(out: Outputs, clips: list[int]) -> list[int]:
 
 def _mask(lengths: list[int]) -> NDArray[np.bool_]:
     """[B, longest], True at real clips or words."""
-    longest = max(lengths)
-    mask = np.ones((len(lengths), longest), np.bool_)
-    for row, length in enumerate(lengths):
-        if length < longest:
-            mask[row, length:] = False
+    return _mask_of(tuple(lengths))
+
+
+@lru_cache(maxsize=256)
+def _mask_of(lengths: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    mask.flags.writeable = False
     return mask
 
 
@@ -215,20 +220,15 @@ def _each(values: Values, lengths: list[int]) -> list[Values]:
     return [row.copy() if isinstance(row, np.ndarray) else row.clone() for row in rows]
 
 
-def _finite(visual: list[Values], audio: list[Values | None]) -> list[bool]:
-    """Whether both streams of each sample hold numbers alone; there may be no second one."""
-    arrays = [one for one in (*visual, *audio) if one is not None]
-    if all(isinstance(one, np.ndarray) for one in arrays):
-        flags = [bool(np.isfinite(one).all()) for one in arrays]
-    else:
-        import torch
-
-        # Sums, and one wait for the device: of many finite halves, too, the sum is a finite float32.
-        tensors = [torch.as_tensor(one) for one in arrays]
-        sums = torch.stack([one.sum(dtype=torch.float32) for one in tensors]).tolist()
-        flags = [isfinite(each) or bool(one.isfinite().all()) for each, one in zip(sums, tensors, strict=True)]
-    others = iter(flags[len(visual) :])
-    return [(sound is None or next(others)) and good for good, sound in zip(flags, audio, strict=False)]
+def _finite(out: Outputs, streams: tuple[str, str], lengths: list[int]) -> list[bool]:
+    """Whether what each sample was encoded to is numbers alone."""
+    faults = out.get(FAULTS)
+    if faults is None:
+        visual, audio = (np.isfinite(on_host(out[name])).all(axis=2) for name in streams)
+        faults = ~(visual & audio)  # [B, L]
+    if not faults.any():
+        return [True] * len(lengths)
+    return [not faults[row, :length].any() for row, length in enumerate(lengths)]
 
 
 def _name(pair: Pair) -> str:

@@ -82,13 +82,16 @@ class Vocabulary:
         """Network inputs of one query's words. Raises QueryError where there are none."""
         if not tokens:
             raise QueryError("query: got no words, expected a sentence")
-        rows = np.array([self._row_of.get(token, -1) for token in tokens])
-        unknown = rows < 0
-        vectors = np.zeros((len(tokens), self.vectors.shape[1]), np.float32)
-        vectors[~unknown] = self.vectors[rows[~unknown]]
-        width = max(MIN_WORD_WIDTH, *map(len, tokens))
-        chars = [[self._char_id.get(char, 1) for char in token] + [0] * (width - len(token)) for token in tokens]
-        names = tuple(dict.fromkeys(token for token in tokens if token not in self._row_of))
+        rows = [self._row_of.get(token, -1) for token in tokens]
+        unknown = np.array([row < 0 for row in rows])
+        names = tuple(dict.fromkeys([token for token, row in zip(tokens, rows, strict=True) if row < 0]))
+        if names:
+            vectors = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
+            vectors[~unknown] = self.vectors[[row for row in rows if row >= 0]]
+        else:
+            vectors = self.vectors.take(rows, axis=0)
+        width, id_of = max(MIN_WORD_WIDTH, *map(len, tokens)), self._char_id.get
+        chars = [[id_of(char, 1) for char in token] + [0] * (width - len(token)) for token in tokens]
         return EncodedWords(vectors, unknown, np.array(chars, np.int64), names, getattr(tokens, "cut", 0))
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":

@@ -6,8 +6,8 @@ the first is a multiple of 16, Triton also compiles one version of a kernel for 
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from img_deploy.errors import BackendError
 from img_deploy.model.graphs import GraphSpec, TensorSpec
@@ -17,6 +17,9 @@ BATCH = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 CLIPS = (16, 32, 48, 64, 96, 128)
 WORDS = (16, 32, 64, 128)
 CHARS = (16, 32, 64, 128)
+
+FITTED = 4096
+"""Combinations of shapes whose bucket is remembered."""
 
 Range = tuple[int, int, int]
 """Smallest, best and largest size of an axis."""
@@ -42,6 +45,8 @@ class Ladders:
     """``rungs`` maps an axis (``batch``, ``clips``, ``words``, ``chars``) to the sizes it may take, ascending."""
 
     rungs: Mapping[str, tuple[int, ...]]
+    _fitted: dict[Any, tuple[dict[str, int], Bucket]] = field(default_factory=dict, repr=False, compare=False)
+    """By the graph's name and the shapes of its inputs: a microsecond where checking them again takes fifteen."""
 
     @classmethod
     def up_to(cls, limits: Mapping[str, int], batch: int = BATCH[-1]) -> "Ladders":
@@ -57,6 +62,22 @@ class Ladders:
     def most(self, axis: str) -> int:
         """The largest size of an axis."""
         return self.rungs[axis][-1]
+
+    def fit(self, spec: GraphSpec, feeds: Feeds) -> tuple[dict[str, int], Bucket]:
+        """:func:`sizes_of` what a graph is given, and the bucket that holds it, or as many of its samples as one may.
+
+        Raises BackendError: inputs that do not fit each other, the graph or the ladders.
+        """
+        key = (spec.name, *[_shapes(feeds.get(tensor.name)) for tensor in spec.inputs])
+        found = self._fitted.get(key)
+        if found is None:
+            sizes = sizes_of(spec, feeds)
+            held = {**sizes, "batch": min(sizes["batch"], self.most("batch"))}
+            found = sizes, self.bucket(spec.name, held)
+            if len(self._fitted) >= FITTED:
+                self._fitted.clear()
+            self._fitted[key] = found
+        return found
 
     def bucket(self, graph: str, sizes: Mapping[str, int]) -> Bucket:
         """The smallest bucket that holds ``sizes`` (axis -> size asked for).
@@ -101,22 +122,29 @@ def sizes_of(spec: GraphSpec, feeds: Feeds) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for tensor in spec.inputs:
-        if tensor.name not in feeds:
+        values = feeds.get(tensor.name)
+        if values is None:
             raise BackendError(f"{spec.name}: got no {tensor.name}, expected {', '.join(t.name for t in spec.inputs)}")
-        shape = _shape(feeds[tensor.name], tensor)
+        shape = _shape(values, tensor)
         fits = len(shape) == len(tensor.axes)
         for axis, size in zip(tensor.axes, shape, strict=False):
-            fits = fits and size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+            fits = fits and size == (sizes.setdefault(axis, size) if type(axis) is str else axis)
         if not fits:
             wanted = ", ".join(str(sizes.get(str(axis), axis)) for axis in tensor.axes)
             raise BackendError(f"{spec.name}: {tensor.name} has shape {list(shape)}, expected [{wanted}]")
     return sizes
 
 
+def _shapes(values: Values | list[Values] | None) -> Any:
+    return tuple([each.shape for each in values]) if isinstance(values, list) else values is None or values.shape
+
+
 def _shape(values: Values | list[Values], tensor: TensorSpec) -> tuple[int, ...]:
     """[B, ...] of an input, as long as its longest sample; of its widths one that is not as declared, if there is."""
     if not isinstance(values, list):
         return tuple(values.shape)
+    if len(values) == 1:
+        return (1, *values[0].shape)
     if len(shapes := {each.shape for each in values}) == 1:
         return (len(values), *shapes.pop())
     sizes = zip(tensor.axes[1:], zip(*shapes, strict=False), strict=False)

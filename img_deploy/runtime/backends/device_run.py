@@ -16,7 +16,7 @@ from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket
 from img_deploy.runtime.backends.encoded_inputs import EncodedInputs
 from img_deploy.runtime.backends.padded import cut, fill
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
+from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class DeviceRun:
         arrays: memory on the host for each input that always comes from there.
         copies: (memory on the device, memory on the host) of what is copied to the device before every run.
         encoded: the other inputs: encoded clips and words.
-        back: float32 memory on the host, of :func:`columns` elements for each sample of the bucket at least.
+        back: float32 memory on the host, enough for what :func:`brought` goes there.
     """
 
     def __init__(
@@ -45,64 +45,60 @@ class DeviceRun:
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
         batch = dict(bucket.sizes)["batch"]
-        self.back = back[: batch * columns(spec, bucket)].view(batch, -1)
-        self._brought = self.back.numpy()
         self._columns: list[tuple[str, int, str | None]] = []
         """Of each output that goes to the host: its first column, and the axis of its columns, if it has several."""
         at = 0
-        for tensor in spec.outputs:
-            if not stays(tensor):
-                self._columns.append((tensor.name, at, str(tensor.axes[1]) if tensor.axes[1:] else None))
-                at += prod(bucket.shape(tensor)[1:])
+        for tensor in brought(spec):
+            self._columns.append((tensor.name, at, str(tensor.axes[1]) if tensor.axes[1:] else None))
+            at += prod(bucket.shape(tensor)[1:])
+        self.back = back[: batch * at].view(batch, at)
+        self._brought = self.back.numpy()
         self._staying = [tensor for tensor in spec.outputs if stays(tensor)]
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have."""
-        import torch
-
         self.wait()  # the run before may still read the memory that is filled now
         for name, held in self.arrays.items():
             fill(held, feeds[name])
         kept = None
         with self.on_stream():
             for each in self.encoded:
-                each.write([feeds[name] for name in each.names])
-            if staying := self.launch():
-                kept = torch.stack(list(staying))  # the next run overwrites what it is made of
+                each.write(feeds)
+            staying = self.launch()
+            if staying is not None:
+                kept = staying.clone()  # the next run overwrites it
         self.finish(kept)
         out: Outputs = {}
         if kept is not None:
-            out = {tensor.name: cut(one, tensor, sizes) for tensor, one in zip(self._staying, kept, strict=True)}
-        brought = self._brought[: sizes["batch"]].copy()
+            for tensor, one in zip(self._staying, kept.unbind(), strict=True):
+                out[tensor.name] = cut(one, tensor, sizes)
+        host = self._brought[: sizes["batch"]].copy()
         for name, at, axis in self._columns:
-            out[name] = brought[:, at : at + sizes[axis]] if axis else brought[:, at]
+            out[name] = host[:, at : at + sizes[axis]] if axis else host[:, at]
         return out
-
-    @property
-    def brings(self) -> bool:
-        """Whether a run gives something to the host."""
-        return bool(self._columns)
 
     def on_stream(self) -> AbstractContextManager[Any]:
         """The context in which work goes to this run's stream."""
         return nullcontext()
 
-    def launch(self) -> "Sequence[Tensor]":
-        """Everything on the stream from memory on the host to memory on the host. Returns what stays on the device; the
-        next run may overwrite it."""
+    def launch(self) -> "Tensor | None":
+        """Everything on the stream from memory on the host to memory on the host. Returns what stays on the device, one
+        output after the other; the next run may overwrite it."""
         import torch
 
         for there, here in self.copies:
             there.copy_(here, non_blocking=True)
-        going, staying = [], []
+        going, staying, kept = [], [], None
         for tensor, values in zip(self.spec.outputs, self.compute(), strict=True):
             if stays(tensor):
                 staying.append(values)
             else:
                 going.append(values if tensor.axes[1:] else values[:, None])
-        if going:
-            self.back.copy_(torch.cat(going, dim=1), non_blocking=True)
-        return staying
+        if staying:
+            kept = torch.stack(staying)  # [., B, L, D]
+            going.append((kept * 0).sum(dim=(0, 3), dtype=torch.float32))  # NaN where one is no number
+        self.back.copy_(torch.cat(going, dim=1), non_blocking=True)
+        return kept
 
     def compute(self) -> "Sequence[Tensor]":
         """From inputs to outputs on the device, in the graph's order; the next call may overwrite them."""
@@ -121,6 +117,8 @@ def stays(tensor: TensorSpec) -> bool:
     return tensor.dtype == "float"
 
 
-def columns(spec: GraphSpec, bucket: Bucket) -> int:
-    """Numbers of a sample that a graph gives the host: [B] or [B, L] of its outputs."""
-    return sum(prod(bucket.shape(tensor)[1:]) for tensor in spec.outputs if not stays(tensor))
+def brought(spec: GraphSpec) -> list[TensorSpec]:
+    """What a graph gives the host, [B] or [B, L] float32: outputs, and ``FAULTS`` of those that stay on the device."""
+    staying = [tensor for tensor in spec.outputs if stays(tensor)]
+    faults = [TensorSpec(FAULTS, "float32", tensor.axes[:2]) for tensor in staying[:1]]
+    return [tensor for tensor in spec.outputs if not stays(tensor)] + faults

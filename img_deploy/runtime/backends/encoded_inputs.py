@@ -1,13 +1,13 @@
 """Encoded clips and words as inputs of a run: gathered where they lie, on the device or on the host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.padded import fill
-from img_deploy.runtime.backends.protocol import Values
+from img_deploy.runtime.backends.protocol import Feeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,61 +19,62 @@ HOST_BYTES = 4
 
 
 class EncodedInputs:
-    """Inputs of one shape that are written together, in one call however many samples there are.
+    """Inputs of one width that are written together, in one call however many samples there are.
 
     Args:
-        names: of the inputs.
-        held: [len(names), B, L, D] memory on the device, one input after the other.
+        shapes: [B, L, D] of each input.
+        rows: [all of their B * L, D] memory on the device, one input after the other.
         host: bytes on the host, ``HOST_BYTES`` for each number at least. They are copied as they are; where their type
-            is not that of ``held``, the device converts them.
+            is not that of ``rows``, the device converts them.
     """
 
-    def __init__(self, names: Sequence[str], held: "Tensor", host: "Tensor") -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], rows: "Tensor", host: "Tensor") -> None:
         import torch
 
-        self.names, self.held = names, held
-        self._rows = held.view(-1, held.shape[-1])
-        zeros = torch.zeros(held.shape[2:], dtype=held.dtype, device=held.device)
+        self._shapes, self.rows = shapes, rows
+        zeros = torch.zeros((max(clips for _, clips, _ in shapes.values()), rows.shape[1]), dtype=rows.dtype).to(
+            rows.device
+        )
         self._zeros = [zeros[:clips] for clips in range(len(zeros) + 1)]
         self.half, self.single = (
-            host[: held.numel() * kind.itemsize].view(kind).view(held.shape) for kind in (torch.float16, torch.float32)
+            host[: rows.numel() * kind.itemsize].view(kind).view(rows.shape) for kind in (torch.float16, torch.float32)
         )
-        """[len(names), B, L, D]: the same memory on the host as either type."""
+        """The same memory on the host as either type, like ``rows``."""
+        self._half, self._single = (
+            {name: held.numpy() for name, held in self.each(memory).items()} for memory in (self.half, self.single)
+        )
 
-    def write(self, values: Sequence[Values | list[Values]]) -> None:
-        """Write the values of each input, and zeros beside them.
+    def each(self, rows: "Tensor") -> "dict[str, Tensor]":
+        """The inputs [B, L, D] by name, of memory like ``rows``: views."""
+        parts = rows.split([prod(shape[:-1]) for shape in self._shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
-        Args:
-            values: of each input [b, l, D], or [l, D] of each sample; tensors or arrays.
-        """
-        ones = [one for each in values for one in (each if isinstance(each, list) else [each])]
+    def write(self, feeds: Feeds) -> None:
+        """Write the values of each input, [b, l, D] or [l, D] of each sample, and zeros beside them."""
+        ones = []
+        for name in self._shapes:
+            values = feeds[name]
+            ones += values if isinstance(values, list) else [values]
         if any(not isinstance(one, np.ndarray) for one in ones):
-            self._gather(values)
+            self._gather(feeds)
             return
-        memory = self.half if all(one.dtype == np.float16 for one in ones) else self.single
-        for array, each in zip(memory.numpy(), values, strict=True):
-            fill(array, each)
-        self.held.copy_(memory, non_blocking=True)
+        half = all(one.dtype == np.float16 for one in ones)
+        for name, held in (self._half if half else self._single).items():
+            fill(held, feeds[name])
+        self.rows.copy_(self.half if half else self.single, non_blocking=True)
 
-    def _gather(self, values: Sequence[Values | list[Values]]) -> None:
+    def _gather(self, feeds: Feeds) -> None:
         import torch
 
-        kind, device, (_, batch, clips, width) = self.held.dtype, self.held.device, self.held.shape
-        parts = []
-        for each in values:
-            rows = list(each) if isinstance(each, list) or each.shape[1] < clips else [each.reshape(-1, width)]
-            for row in rows:
+        kind, device, parts = self.rows.dtype, self.rows.device, []
+        for name, (batch, clips, width) in self._shapes.items():
+            values = feeds[name]
+            whole = not isinstance(values, list) and values.shape[1] == clips
+            for row in [values.reshape(-1, width)] if whole else values:
                 if isinstance(row, np.ndarray) or row.dtype != kind or row.device != device:
                     row = torch.as_tensor(row, dtype=kind, device=device)
                 parts.append(row)
-                if row.shape[0] < clips:
-                    parts.append(self._zeros[clips - row.shape[0]])
-            parts += [self._zeros[clips]] * (batch - len(each))
-        torch.cat(parts, out=self._rows)
-
-
-def encoded_by_axis(spec: GraphSpec) -> list[list[TensorSpec]]:
-    """The encoded inputs of a graph: its clips, then its words."""
-    own = [tensor for tensor in spec.inputs if tensor.name in ENCODED]
-    groups = ([tensor for tensor in own if tensor.axes[1] == axis] for axis in ("clips", "words"))
-    return [group for group in groups if group]
+                if not whole and len(row) < clips:
+                    parts.append(self._zeros[clips - len(row)])
+            parts += [self._zeros[clips]] * (batch - len(values))
+        torch.cat(parts, out=self.rows)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GraphSpec, TensorSpec
-from img_deploy.runtime.backends.buckets import Bucket, Ladders, sizes_of
+from img_deploy.runtime.backends.buckets import Bucket, Ladders
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
 Part = Callable[[slice], Outputs]
@@ -42,9 +42,8 @@ def run_padded(
     Raises:
         BackendError: inputs that do not fit the graph or the ladders, beside what the runs raise.
     """
-    sizes = sizes_of(spec, feeds)
-    batch, most = sizes["batch"], ladders.most("batch")
-    whole = ladders.bucket(spec.name, {**sizes, "batch": min(batch, most)})  # refuses what is too long, or nothing
+    sizes, whole = ladders.fit(spec, feeds)
+    batch = sizes["batch"]
 
     def part(rows: slice) -> Outputs:
         if rows.stop - rows.start == batch:
@@ -53,7 +52,7 @@ def run_padded(
         run = open_run(ladders.bucket(spec.name, own))
         return run({tensor.name: feeds[tensor.name][rows] for tensor in spec.inputs}, own)
 
-    return _joined((in_parts or parts_of(most))(batch, part))
+    return _joined((in_parts or parts_of(ladders.most("batch")))(batch, part))
 
 
 def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
@@ -68,31 +67,38 @@ def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     zero is NaN.
     """
     if isinstance(values, list):
-        rows = [on_host(each) for each in values]
-        kind, inner = held.dtype, held.shape[2:]
-        if all(row.dtype == kind and row.shape[1:] == inner for row in rows):
-            held[: len(rows), min(map(len, rows)) :] = 0
-            held[len(rows) :] = 0
-            for place, row in zip(held, rows, strict=False):
-                place[: len(row)] = row
+        if len(values) > 1:
+            _fill_rows(held, [on_host(each) for each in values])
             return
-        if len(rows) < len(held) or any(row.shape != held.shape[1:] for row in rows):
-            held[...] = 0
-        for place, row in zip(held, rows, strict=False):
-            _copy(place if row.shape == place.shape else place[tuple(map(slice, row.shape))], row)
-        return
+        held[1:] = 0
+        held, values = held[0], values[0]
     array = on_host(values)
-    for axis, size in enumerate(array.shape):
-        if size < held.shape[axis]:
-            rest = (slice(None),) * axis
-            held[(*rest, slice(size, None))] = 0
-            held = held[(*rest, slice(size))]
+    if array.shape != held.shape:
+        for axis, size in enumerate(array.shape):
+            if size < held.shape[axis]:
+                rest = (slice(None),) * axis
+                held[(*rest, slice(size, None))] = 0
+                held = held[(*rest, slice(size))]
     _copy(held, array)
+
+
+def _fill_rows(held: NDArray[Any], rows: list[NDArray[Any]]) -> None:
+    kind, inner = held.dtype, held.shape[2:]
+    if all(row.dtype == kind and row.shape[1:] == inner for row in rows):
+        held[: len(rows), min(map(len, rows)) :] = 0
+        held[len(rows) :] = 0
+        for place, row in zip(held, rows, strict=False):
+            place[: len(row)] = row
+        return
+    if len(rows) < len(held) or any(row.shape != held.shape[1:] for row in rows):
+        held[...] = 0
+    for place, row in zip(held, rows, strict=False):
+        _copy(place if row.shape == place.shape else place[tuple(map(slice, row.shape))], row)
 
 
 def _copy(held: NDArray[Any], values: NDArray[Any]) -> None:
     if held.dtype == values.dtype:
-        held[...] = values
+        np.copyto(held, values)
     elif {held.dtype, values.dtype} == HALF_AND_SINGLE:
         import torch  # NumPy converts number by number, thirty times as slow
 
@@ -123,7 +129,8 @@ def stacked(values: Values | list[Values]) -> NDArray[Any]:
 
 def cut(values: Values, tensor: TensorSpec, sizes: Mapping[str, int]) -> Values:
     """The part of a padded tensor that is real: a view."""
-    return values[tuple([slice(sizes[axis] if isinstance(axis, str) else axis) for axis in tensor.axes])]
+    wanted = tuple([sizes[axis] if isinstance(axis, str) else axis for axis in tensor.axes])
+    return values if values.shape == wanted else values[tuple([slice(size) for size in wanted])]
 
 
 def host_dtype(tensor: TensorSpec, storage: str) -> np.dtype[Any]:

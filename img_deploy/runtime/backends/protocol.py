@@ -11,6 +11,9 @@ Values = Any
 Feeds = Mapping[str, Values | list[Values]]
 """Inputs by name: [B, ...], or a list with the real clips or words of each sample, as many as its mask says."""
 Outputs = dict[str, Values]
+FAULTS = "faults"
+"""[B, L] in host memory, of what an encoder leaves on a device: zero for each clip or word that is encoded in numbers
+alone, NaN for others."""
 
 
 def on_host(values: Values) -> NDArray[Any]:
@@ -40,7 +43,7 @@ class Backend(Protocol):
         """Outputs of a graph, by the names of :func:`img_deploy.model.graphs.graph_specs`.
 
         What is a ``float`` there (encoded clips and words) may stay on the device, and be given to a later run as it
-        is; everything else is in host memory.
+        is, with :data:`FAULTS` beside it; everything else is in host memory.
 
         Args:
             graph: one of ``GRAPH_NAMES``.

@@ -14,7 +14,7 @@ from img_deploy.errors import BackendError, one_line
 from img_deploy.model.graphs import TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, shape_range, sizes_of
 from img_deploy.runtime.backends.cuda import capturing
-from img_deploy.runtime.backends.device_run import DeviceRun, stays
+from img_deploy.runtime.backends.device_run import DeviceRun, brought
 from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs
 from img_deploy.runtime.backends.graph_cache import GraphCache
 from img_deploy.runtime.backends.padded import parts_of, run_padded
@@ -60,21 +60,22 @@ class EngineRunner:
             name: getattr(torch, kind) for name, kind in {**engine.inputs, **engine.outputs}.items()
         }
         self.memory = {
-            name: stream.device_memory(self._most(name) * kind.itemsize) for name, kind in self.types.items()
+            name: stream.device_memory(self._most(self.specs[name]) * kind.itemsize)
+            for name, kind in self.types.items()
         }
         self.host = {
             name: stream.host_memory(
-                self._most(name) * (HOST_BYTES if name in ENCODED else self.host_type(name).itemsize)
+                self._most(self.specs[name]) * (HOST_BYTES if name in ENCODED else self.host_type(name).itemsize)
             )
             for name in engine.inputs
         }
-        leaving = [each.name for each in engine.spec.outputs if not stays(each)]
-        self.back = stream.host_memory(sum(map(self._most, leaving)) * torch.float32.itemsize).view(torch.float32)
+        most = sum(map(self._most, brought(engine.spec)))
+        self.back = stream.host_memory(most * torch.float32.itemsize).view(torch.float32)
         self.scratch = stream.device_memory(max(int(engine.engine.device_memory_size_v2), 1))
 
-    def _most(self, name: str) -> int:
+    def _most(self, tensor: TensorSpec) -> int:
         """Elements of a tensor as large as the engine lets it grow."""
-        return max(prod(shape_range(self.specs[name], profile)[2]) for profile in self.engine.record.profiles)
+        return max(prod(shape_range(tensor, profile)[2]) for profile in self.engine.record.profiles)
 
     def host_type(self, name: str) -> "torch.dtype":
         """What a tensor is on the host. NumPy has no bfloat16: float32 there, converted by the copy."""
@@ -123,7 +124,9 @@ class ContextRun(DeviceRun):
             if name not in ENCODED
         }
         encoded = [
-            EncodedInputs([name], device[name][None], runner.host[name]) for name in runner.host if name in ENCODED
+            EncodedInputs({name: tuple(device[name].shape)}, device[name].flatten(0, 1), runner.host[name])
+            for name in runner.host
+            if name in ENCODED
         ]
         arrays = {name: memory.numpy() for name, memory in host.items()}
         copies = [(device[name], memory) for name, memory in host.items()]

@@ -1,7 +1,6 @@
 """Runs on as many samples at a time as fit the memory of the device, found out by trying."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from img_deploy.errors import BackendError, one_line
@@ -63,12 +62,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-@contextmanager
-def watched() -> Iterator[None]:
+class watched:
     """Context in which errors that tell of exhausted memory become :class:`OutOfMemory`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise OutOfMemory(one_line(error, 120)) from None
-        raise

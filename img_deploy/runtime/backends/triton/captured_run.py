@@ -12,15 +12,15 @@ from img_deploy.model.branches import side_by_side
 from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.backends.buckets import Bucket
 from img_deploy.runtime.backends.cuda import capturing
-from img_deploy.runtime.backends.device_run import DeviceRun, columns
-from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs, encoded_by_axis
+from img_deploy.runtime.backends.device_run import DeviceRun, brought
+from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs
 from img_deploy.runtime.backends.padded import host_dtype
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.triton.batch_limit import watched
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.backends.triton.side_streams import SideStreams
 
-Results = TypeVar("Results", bound=Sequence[Tensor])
+Results = TypeVar("Results")
 
 WARM_UPS = 2
 """Runs before a capture: kernels compile and libraries make their handles in them."""
@@ -46,11 +46,12 @@ class StaticRun(DeviceRun):
         self.inputs: dict[str, Tensor] = {}
         """On the device, at the sizes of the bucket; features and word vectors as they came from the host."""
         encoded = []
-        for group in encoded_by_axis(spec):
-            held = torch.zeros((len(group), *bucket.shape(group[0])), dtype=storage, device=device)
+        if shapes := {each.name: bucket.shape(each) for each in spec.inputs if each.name in ENCODED}:
+            width = next(iter(shapes.values()))[-1]
+            held = torch.zeros((sum(map(prod, shapes.values())) // width, width), dtype=storage, device=device)
             memory = torch.empty(HOST_BYTES * held.numel(), dtype=torch.uint8, pin_memory=pinned)
-            encoded.append(EncodedInputs([each.name for each in group], held, memory))
-            self.inputs.update(zip(encoded[-1].names, held, strict=True))
+            encoded.append(EncodedInputs(shapes, held, memory))
+            self.inputs.update(encoded[0].each(held))
         others = [each for each in spec.inputs if each.name not in ENCODED]
         features = sum(prod(bucket.shape(each)) for each in others if each.dtype == "float")
         on_host = "fp32" if features <= CAST_THERE else packed.precision
@@ -64,7 +65,7 @@ class StaticRun(DeviceRun):
             ours, own = (memory[at : at + size].view(kind).view(bucket.shape(each)) for memory in (there, here))
             self.inputs[each.name], arrays[each.name] = ours, own.numpy()
             at += _aligned(size)
-        back = torch.empty(dict(bucket.sizes)["batch"] * columns(spec, bucket), pin_memory=pinned)
+        back = torch.empty(sum(prod(bucket.shape(each)) for each in brought(spec)), pin_memory=pinned)
         super().__init__(spec, bucket, arrays, [(there, here)], encoded, back)
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
@@ -97,9 +98,8 @@ class CaptureStream:
 class CapturedRun(StaticRun):
     """A graph of the network at one bucket, ready to be replayed. For one thread at a time.
 
-    The copies from and to the host are part of the captured graph. The host waits only for what it is given. What stays
-    on the device is ordered by events: PyTorch's current stream waits for the run, and a run that reads encoded clips
-    or words waits for the current stream. Encoders wait for neither, so that they run side by side.
+    The copies from and to the host are part of the captured graph. The host waits for its end, and a run that reads
+    encoded clips or words waits for PyTorch's current stream, which may still copy them.
 
     Raises OutOfMemory where the sizes do not fit.
     """
@@ -126,18 +126,16 @@ class CapturedRun(StaticRun):
             torch.cuda.set_stream(current)
             torch.cuda.set_device(device)
 
-    def launch(self) -> Sequence[Tensor]:
+    def launch(self) -> Tensor | None:
         self._graph.replay()
         return self._staying_there
 
     def finish(self, kept: Tensor | None) -> None:
         if kept is not None:
-            self._current.wait_event(self._done)
             # It is memory of this run's stream: without this, a later run could be given it, and write there, while
             # the current stream still reads. A grounder, which reads it too, is waited for while its caller holds it.
             kept.record_stream(self._current)
-        if self.brings:
-            self.wait()
+        self.wait()
 
     def wait(self) -> None:
         self._done.synchronize()  # other threads run meanwhile; done already, if this run was never asked for anything
