@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from img_deploy.kernels.dtypes import MASKED
 from img_deploy.kernels.lowering import Call, NodeForm
 from img_deploy.kernels.onnx_nodes import Nodes, layer_norm, linear, masked_softmax, swap
 from img_deploy.kernels.op import tensor_names
@@ -50,23 +51,51 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
         source = layer_norm(op, given.context, given.norm_context_weight, given.norm_context_bias)
     to_slots = given.context is not None and given.context_mask is None
     attended = (_to_slots if to_slots else _to_words_or_clips)(op, (normed, source, source), (q, k, v), dim, given)
-    residual = op.Add(attended, given.x)
-    hidden = _rows(op, layer_norm(op, residual, given.norm_out_weight, given.norm_out_bias), dim)
-    return op.Add(op.Reshape(linear(op, hidden, given.out_weight, given.out_bias), op.Shape(given.x)), residual)
+    residual = op.Add(_rows(op, attended, dim), _rows(op, given.x, dim))
+    hidden = layer_norm(op, residual, given.norm_out_weight, given.norm_out_bias)
+    out = op.Add(linear(op, hidden, given.out_weight, given.out_bias), residual)
+    return op.Reshape(out, op.Shape(given.x))
 
 
 def _to_words_or_clips(op: Nodes, inputs: Any, weights: Any, dim: int, given: Any) -> Any:
     """Attention before the residual, [B, L, D]: ``inputs`` and ``weights`` of q, k and v."""
 
-    def projected(values: Any, own: Any) -> Any:
-        heads = op.Concat(op.Shape(values, start=0, end=2), [given.heads, dim // given.heads], axis=0)
-        flat = linear(op, _rows(op, values, dim), *own)
+    def projected(values: Any, flat: Any) -> Any:
+        heads = op.Concat(op.Shape(values, start=0, end=2), [given.heads, -1], axis=0)
         return op.Transpose(op.Reshape(flat, heads), perm=[0, 2, 1, 3])  # [B, H, *, D/H]
 
-    q, k, v = map(projected, inputs, weights)
+    flat = [_rows(op, values, dim) for values in inputs]
+    mask = given.context_mask
+    if op.storage == op.wide:
+        queries, keys = _with_mask(op, flat, weights, dim, given)
+        mask = None
+    else:
+        queries, keys = (linear(op, values, *own) for values, own in zip(flat[:2], weights[:2], strict=True))
+    q, k, v = map(projected, inputs, (queries, keys, linear(op, flat[2], *weights[2])))
     scores = op.to_wide(op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2])))  # [B, H, L, M]
-    attended = op.MatMul(masked_softmax(op, scores, given.context_mask, (1, 2)), v)
-    return op.Reshape(op.Transpose(attended, perm=[0, 2, 1, 3]), [0, 0, dim])
+    attended = op.MatMul(masked_softmax(op, scores, mask, (1, 2)), v)
+    return op.Transpose(attended, perm=[0, 2, 1, 3])
+
+
+def _with_mask(op: Nodes, rows: Any, weights: Any, dim: int, given: Any) -> tuple[Any, Any]:
+    """Queries [B * L, H * (D/H + 1)] and keys: each head has a channel more, 1 in a query, the mask's shift in a key.
+
+    So the product holds the shift, which is not added to all scores of all heads. Half precision has no number for it.
+    The keys' bias is left out: it adds the same to all scores of a query.
+    """
+    size = dim // given.heads
+
+    def widened(values: Any, *others: int) -> Any:
+        by_head = op.Reshape(values, [given.heads, size, *others])
+        last = [0, 1, *(0 for _ in others)]
+        return op.Reshape(op.Pad(by_head, [0] * len(last) + last), [-1, *others])
+
+    (q_weight, q_bias), (k_weight, _), _ = weights
+    last = op.constant(np.tile(np.eye(size + 1, dtype=np.float32)[-1], given.heads))
+    queries = linear(op, rows[0], widened(q_weight, dim), op.Add(widened(q_bias), last))
+    shift = op.Where(given.context_mask, op.floats(0.0), op.floats(MASKED))
+    shifts = op.Mul(op.Reshape(shift, [-1, 1]), last)
+    return queries, op.Gemm(rows[1], widened(k_weight, dim), shifts, transB=1)
 
 
 def _to_slots(op: Nodes, inputs: Any, weights: Any, dim: int, given: Any) -> Any:

@@ -30,8 +30,8 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     clips, words, dim = given.clips, given.words, call.size("concat_weight", 0)
     # clips · (words product_weight + clip_weight) + words · word_weight
     keys = op.Add(op.Mul(words, given.product_weight), given.clip_weight)
-    of_words = op.Unsqueeze(op.MatMul(shrunk(op, words), given.word_weight), [1])
-    score = restored(op, op.Add(op.MatMul(shrunk(op, clips), swap(op, keys)), of_words))  # [B, L, N]
+    of_word = op.Unsqueeze(op.MatMul(shrunk(op, words), given.word_weight), [1])
+    score = restored(op, op.Add(op.MatMul(shrunk(op, clips), swap(op, keys)), of_word))  # [B, L, N]
     over_words = masked_softmax(op, score, given.word_mask, (1,), axis=2)
     over_clips = masked_softmax(op, score, given.clip_mask, (2,), axis=1)
     c2q = op.MatMul(over_words, words)  # [B, L, D]
@@ -43,24 +43,25 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     joint_bias = op.to_storage(op.Add(op.MatMul(weight, op.to_wide(given.attention_bias)), bias))
     own, of_c2q, *products = (op.cut(joint_weight, part, dim, axis=1) for part in range(4))
     projected = op.Add(linear(op, words, of_c2q), linear(op, pooled, of_pooled, joint_bias))  # [B, N, D]
-    features = op.Concat(own, *products, axis=1)
-    return op.Add(_projected(op, (clips, c2q, q2c), features), op.MatMul(over_words, projected))
+    of_words = op.MatMul(over_words, projected)
+    return _projected(op, (clips, c2q, q2c), (own, *products), of_words, dim)
 
 
-def _projected(op: Nodes, parts: tuple[Any, Any, Any], weight: Any) -> Any:
-    """``Linear([C; C*c2q; C*q2c])``, [B, L, D], without bias."""
+def _projected(op: Nodes, parts: tuple[Any, Any, Any], weights: tuple[Any, Any, Any], base: Any, dim: int) -> Any:
+    """``Linear([C; C*c2q; C*q2c]) + base``, [B, L, D]."""
+    clips, c2q, q2c = parts
     if op.storage != op.half:
-        return linear(op, _features(op, *parts), weight)
+        total = op.Reshape(base, [-1, dim])
+        for part, weight in zip((clips, op.Mul(clips, c2q), op.Mul(clips, q2c)), weights, strict=True):
+            total = op.Gemm(op.Reshape(part, [-1, dim]), weight, total, transB=1)
+        return op.Reshape(total, op.Shape(clips))
     # The product of two clips leaves the range of fp16 long before they do: such a row is computed at a smaller scale.
-    features = _features(op, *map(op.to_wide, parts))
+    clips, c2q, q2c = map(op.to_wide, parts)
+    features = op.Concat(clips, op.Mul(clips, c2q), op.Mul(clips, q2c), axis=2)  # [B, L, 3D]
     largest = op.ReduceMax(op.Abs(features), [2], keepdims=1)  # [B, L, 1]
     scale = op.Min(op.Div(op.floats(SAFE_IN_FP16), largest), op.floats(1.0))
-    out = linear(op, op.to_storage(op.Mul(features, scale)), weight)
-    return op.to_storage(op.Div(op.to_wide(out), scale))
-
-
-def _features(op: Nodes, clips: Any, c2q: Any, q2c: Any) -> Any:
-    return op.Concat(clips, op.Mul(clips, c2q), op.Mul(clips, q2c), axis=2)  # [B, L, 3D]
+    out = linear(op, op.to_storage(op.Mul(features, scale)), op.Concat(*weights, axis=1))
+    return op.Add(op.to_storage(op.Div(op.to_wide(out), scale)), base)
 
 
 def plugin_form(_name: PluginName) -> PluginForm:

@@ -18,9 +18,10 @@ def node_form(call: Call) -> NodeForm:
 
 
 def body(op: Nodes, call: Call, given: Any) -> Any:
-    """The ONNX body; the scale of the scores is part of the query's weights, and the state is float32."""
-    dim = call.size("qkv_weight", 2)
-    scale = op.to_storage(op.floats(dim**-0.5))
+    """The ONNX body. Keys and values are never formed, as in the kernel: their weights are part of what comes before
+    and after. The scale of the scores is part of the query's weights, and the state is float32.
+    """
+    slots, dim = call.size("slots", 2), call.size("qkv_weight", 2)
     refined = []
     for m, x in enumerate((given.visual, given.audio)):
         own = op.at(given, m)
@@ -28,33 +29,45 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
         def normed(values: Any, name: str, own: Any = own) -> Any:
             return op.to_storage(norm(op, values, own(f"{name}_weight"), own(f"{name}_bias"), SLOT_NORM_EPS))
 
-        (q_weight, q_bias), *keys_and_values = (
-            (op.cut(own("qkv_weight"), part, dim), op.cut(own("qkv_bias"), part, dim)) for part in range(3)
-        )
-        q_weight, q_bias = op.Mul(q_weight, scale), op.Mul(q_bias, scale)
-        clips = normed(op.to_wide(x), "norm_input")
-        keys, values = (linear(op, clips, *each) for each in keys_and_values)  # [B, L, D]
+        query, gates = _folded(op, own, dim)
+        clips = normed(op.to_wide(x), "norm_input")  # [B, L, D]
         first, second = ([op.part(own(name), layer) for name in ("mlp_weight", "mlp_bias")] for layer in range(2))
-        state = op.to_wide(own("slots"))  # [B, K, D]
+        state = op.Reshape(op.to_wide(own("slots")), [-1, dim])  # [B * K, D]
         for _ in range(given.iterations):
-            query = linear(op, normed(state, "norm_slots"), q_weight, q_bias)
-            scores = op.to_wide(op.MatMul(query, swap(op, keys)))  # [B, K, L]
-            update = op.MatMul(masked_softmax(op, scores, given.mask, (1,)), values)  # [B, K, D]
-            state = _gru_cell(op, update, state, own)
+            asked = op.Reshape(linear(op, normed(state, "norm_slots"), *query), [-1, slots, dim])
+            scores = op.to_wide(op.MatMul(asked, swap(op, clips)))  # [B, K, L]
+            mean = op.MatMul(masked_softmax(op, scores, given.mask, (1,)), clips)  # [B, K, D]
+            hidden_gates = linear(op, op.to_storage(state), own("gru_weight_hh"), own("gru_bias_hh"))
+            state = _next_state(op, linear(op, op.Reshape(mean, [-1, dim]), *gates), hidden_gates, state, dim)
             hidden = op.Relu(linear(op, normed(state, "norm_mlp"), *first))
             state = op.Add(state, op.to_wide(linear(op, hidden, *second)))
-        refined.append(op.Unsqueeze(op.to_storage(state), [0]))
+        refined.append(op.Reshape(op.to_storage(state), [1, -1, slots, dim]))
     return op.Concat(*refined, axis=0)
 
 
-def _gru_cell(op: Nodes, x: Any, state: Any, own: Any) -> Any:
-    """The next state, float32."""
-    parts = []
-    for values, kind in ((x, "ih"), (op.to_storage(state), "hh")):
-        gates = linear(op, values, own(f"gru_weight_{kind}"), own(f"gru_bias_{kind}"))
-        parts.append(op.split(op.to_wide(gates), 3, axis=-1))
-    (r_x, z_x, n_x), (r_h, z_h, n_h) = parts
-    reset, keep = op.Sigmoid(op.Add(r_x, r_h)), op.Sigmoid(op.Add(z_x, z_h))
+def _folded(op: Nodes, own: Any, dim: int) -> Any:
+    """Weight and bias from a slot to what a clip's score is the product with, and from a mean of clips to gates."""
+    weights, biases = op.to_wide(own("qkv_weight")), op.to_wide(own("qkv_bias"))
+    (q_weight, q_bias), (k_weight, _), (v_weight, v_bias) = (
+        (op.cut(weights, part, dim), op.cut(biases, part, dim)) for part in range(3)
+    )
+    keys = op.Mul(op.Transpose(k_weight, perm=[1, 0]), op.floats(dim**-0.5))
+    ih_weight, ih_bias = op.to_wide(own("gru_weight_ih")), op.to_wide(own("gru_bias_ih"))
+
+    def product(matrix: Any, vector: Any) -> Any:
+        return op.Squeeze(op.MatMul(matrix, op.Unsqueeze(vector, [1])), [1])
+
+    query = op.MatMul(keys, q_weight), product(keys, q_bias)
+    gates = op.MatMul(ih_weight, v_weight), op.Add(product(ih_weight, v_bias), ih_bias)
+    return tuple(map(op.to_storage, query)), tuple(map(op.to_storage, gates))
+
+
+def _next_state(op: Nodes, of_input: Any, of_state: Any, state: Any, dim: int) -> Any:
+    """The GRU cell's next state, float32; the gates of both are in the order r, z, n."""
+    (given, n_x), (kept, n_h) = (
+        op.Split(op.to_wide(gates), [2 * dim, dim], axis=-1, outputs=2) for gates in (of_input, of_state)
+    )
+    reset, keep = op.split(op.Sigmoid(op.Add(given, kept)), 2, axis=-1)
     candidate = op.Tanh(op.Add(n_x, op.Mul(reset, n_h)))
     return op.Add(candidate, op.Mul(keep, op.Sub(state, candidate)))
 
