@@ -201,10 +201,9 @@ def _offer_page(app: FastAPI) -> None:
 def remarks_of(found: Found) -> list[str]:
     """What should be known of the query and of odd features, a line each."""
     query, remarks = found.query, list(found.remarks)
-    assert query is not None
-    if query.cut:
+    if query is not None and query.cut:
         remarks.append(f"only the first {query.words} words are used, {query.cut} are not")
-    if query.unknown:
+    if query is not None and query.unknown:
         words = ", ".join(query.unknown)
         remarks.append(f"none of its words is known: {words}" if query.all_unknown else f"words not known: {words}")
     return remarks

@@ -1,20 +1,23 @@
 """Items of different requests computed together: one queue per stage, a batch at a time in each of some threads.
 
-An item never changes its result for its neighbours, so requests of strangers may share a batch. Nothing here knows
-HTTP or networks.
+An item never changes its result for its neighbours, so requests of strangers may share a batch. The threads take their
+batches themselves: while the event loop is busy with replies, they go on. Nothing here knows HTTP or networks.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Condition, Thread
 from typing import Any
 
 from img_deploy.errors import ImgDeployError
 
+SMALL = 4
+"""Items of which a batch may be all that there are. Of more, each thread takes its share, so that none has a long batch
+while others have nothing to do: on a CPU, larger batches gain little."""
 Heard = Callable[[str, int, float], None]
 """Told of each batch: stage, items, seconds."""
 
@@ -73,9 +76,11 @@ class Batcher:
         """That are admitted now."""
         self._heard = heard
         self._queues: dict[str, deque[_Item]] = {name: deque() for name in stages}
-        self._arrived = asyncio.Event()
-        self._threads, self._free = ThreadPoolExecutor(threads, "batches"), asyncio.Semaphore(threads)
-        self._task: asyncio.Task | None = None
+        self._changed = Condition()
+        """Guards the queues; told of items that arrive, and of the end."""
+        self._stopped = False
+        self._threads = [Thread(target=self._work, name=f"batches_{one}", daemon=True) for one in range(threads)]
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def waiting(self) -> int:
@@ -108,8 +113,9 @@ class Batcher:
         loop, length = asyncio.get_running_loop(), self.stages[stage].length
         due = (time.monotonic() if begun is None else begun) + self.window
         items = [_Item(one, key, length(one), loop.create_future(), due) for one in contents]
-        self._queues[stage].extend(items)
-        self._arrived.set()
+        with self._changed:
+            self._queues[stage].extend(items)
+            self._changed.notify()
         try:
             return await asyncio.gather(*(item.future for item in items))
         finally:
@@ -118,30 +124,47 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to work."""
-        self._task = asyncio.create_task(self._work())
+        self._loop = asyncio.get_running_loop()
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
         """Drop what waits, and end once the batches at work are done."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for queue in self._queues.values():
-            for item in queue:
-                item.future.cancel()
-        await asyncio.to_thread(self._threads.shutdown)
+        with self._changed:
+            self._stopped = True
+            waiting = [item for queue in self._queues.values() for item in queue]
+            self._changed.notify_all()
+        for item in waiting:
+            item.future.cancel()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
-    async def _work(self) -> None:
-        async with asyncio.TaskGroup() as at_work:
-            while True:
-                await self._arrived.wait()
-                due = min((queue[0].due for queue in self._queues.values() if queue), default=0.0)
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                self._arrived.clear()
-                await self._free.acquire()
-                while (found := self._next()) is not None:
-                    at_work.create_task(self._compute(*found))
-                    await self._free.acquire()
-                self._free.release()
+    def _work(self) -> None:
+        """In each thread: a batch after the other."""
+        assert self._loop is not None
+        while (found := self._wait()) is not None:
+            name, batch = found
+            begun = time.monotonic()
+            results: Sequence[Any] | Exception
+            try:
+                results = self.stages[name].run([item.content for item in batch], batch[0].key)
+            except Exception as error:
+                results = error
+            self._loop.call_soon_threadsafe(self._hand_out, name, batch, results, time.monotonic() - begun)
+
+    def _wait(self) -> tuple[str, list[_Item]] | None:
+        """The next batch, as soon as its first item has waited for others; None at the end."""
+        with self._changed:
+            while not self._stopped:
+                due = min((queue[0].due for queue in self._queues.values() if queue), default=None)
+                left = None if due is None else due - time.monotonic()
+                if left is None or left > 0:
+                    self._changed.wait(left)
+                elif (found := self._next()) is not None:
+                    if self.waiting:
+                        self._changed.notify()
+                    return found
+        return None
 
     def _next(self) -> tuple[str, list[_Item]] | None:
         """The batch of the request that has waited longest: items of its key and of similar length."""
@@ -158,28 +181,20 @@ class Batcher:
         first = queue[0]
         # Of similar length: no longer than twice, so that at most half of a batch is padding.
         alike = [item for item in queue if item.key == first.key and _similar(item.length, first.length)]
-        batch = sorted(alike, key=lambda item: abs(item.length - first.length))[: self.batch_size]
+        share = max(SMALL, -(-len(alike) // len(self._threads)))
+        batch = sorted(alike, key=lambda item: abs(item.length - first.length))[: min(share, self.batch_size)]
         chosen = set(map(id, batch))
         self._queues[stage] = deque(item for item in queue if id(item) not in chosen)
         return stage, batch
 
-    async def _compute(self, name: str, batch: list[_Item]) -> None:
-        begun = time.monotonic()
-        run, contents = self.stages[name].run, [item.content for item in batch]
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._threads, run, contents, batch[0].key)
-        except asyncio.CancelledError:
-            for item in batch:
-                item.future.cancel()
-            raise
-        except Exception as error:
+    def _hand_out(self, name: str, batch: list[_Item], results: Sequence[Any] | Exception, seconds: float) -> None:
+        """On the event loop: each item its result, or the error of all."""
+        if isinstance(results, Exception):
             for item in batch:
                 if not item.future.done():
-                    item.future.set_exception(error)
+                    item.future.set_exception(results)
             return
-        finally:
-            self._free.release()
-        self._heard(name, len(batch), time.monotonic() - begun)
+        self._heard(name, len(batch), seconds)
         for item, result in zip(batch, results, strict=True):
             if not item.future.done():
                 item.future.set_result(result)

@@ -18,9 +18,8 @@ from img_deploy.runtime.predictor import Predictor
 from img_deploy.runtime.ranking import BestMoments
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
-from img_deploy.runtime.stages import Pair, words_of
 from img_deploy.server.batcher import Batcher, BusyError, Heard, Stage
-from img_deploy.server.shelf import Shelf
+from img_deploy.server.shelf import Fetched, Shelf
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,18 @@ class Found:
     """Answers, and what there is to say about them."""
 
     query: EncodedQuery | None = None
+    """None where there was no video to ask."""
     answers: list[Answer] = field(default_factory=list)
     skipped: list[ImgDeployError] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Asked:
+    """A query of some pairs. It is encoded in the batch of the first of them."""
+
+    query: Query
+    encoded: EncodedQuery | ImgDeployError | None = None
 
 
 class Search:
@@ -75,11 +83,11 @@ class Search:
         sound = np.zeros((rules.max_clips, rules.audio.width), np.float32)
         text = "a" if rules.text is None else np.zeros((4, rules.text.width), np.float32)
         for count in (1, many):
-            query = (await self.batcher.run("query", [rules.query(text)] * count, begun=0.0))[0]
             videos = [VideoFeatures("", clips, audio, len(clips)) for audio in (sound, None)]
             encoded = [(await self.batcher.run("video", [one] * count, begun=0.0))[0] for one in videos]
             for video in encoded:
-                await self.batcher.run("ground", [(video, query, None)] * count, (1, DEFAULT_NMS), begun=0.0)
+                pairs = [(video, Asked(rules.query(text)), None) for _ in range(count)]
+                await self.batcher.run("ground", pairs, (1, DEFAULT_NMS), begun=0.0)
         self.ready = True
 
     @asynccontextmanager
@@ -104,50 +112,55 @@ class Search:
             BackendError: the backend failed.
         """
         async with self._turn() as begun:
-            asked, vids = await asyncio.to_thread(self._looked_up, question)
-            size, found = LOT * self.batcher.batch_size, Found()
+            size = LOT * self.batcher.batch_size
+            asked, vids, fetched = await asyncio.to_thread(self._looked_up, question, size)
+            found = Found()
             ranking = BestMoments(question.best) if question.best is not None else None
-            for first in range(0, max(1, len(vids)), size):
-                videos = await self._encoded(vids[first : first + size], found, begun)
-                if found.query is None:  # after the first videos: requests whose queries ran together go on together
-                    found.query = _good(await self.batcher.run("query", [asked], begun=begun))
-                answers = await self._answers(videos, question, found, begun)
+            for first in range(0, len(vids), size):
+                if first:
+                    fetched = await asyncio.to_thread(self.shelf.fetch, vids[first : first + size])
+                    begun = time.monotonic() - self.batcher.window  # it waits for nothing, but takes its turn
+                videos = await self._encoded(fetched, found, begun)
+                answers = await self._answers(videos, asked, question, found, begun)
+                if isinstance(asked.encoded, ImgDeployError):
+                    raise asked.encoded
+                found.query = asked.encoded
                 if ranking is None:
                     found.answers += answers
                 else:
                     ranking.add(answers)
-                begun = time.monotonic() - self.batcher.window  # a later part waits for nothing, but takes its turn
         if ranking is not None:
             found.answers = ranking.ranked()
         if found.skipped and not found.answers:
             raise found.skipped[0]
         return found
 
-    def _looked_up(self, question: Question) -> tuple[Query, list[str]]:
-        """The query's words and the videos' ids as spelled here. Not for the event loop: it takes a millisecond."""
-        asked = self.predictor.rules.query(question.text, question.qid, question.sentence)
+    def _looked_up(self, question: Question, most: int) -> tuple[Asked, list[str], list[Fetched]]:
+        """The query's words, the videos' ids as spelled here, and what is known of the first of them."""
+        asked = Asked(self.predictor.rules.query(question.text, question.qid, question.sentence))
         self.shelf.refresh()
-        vids = self.shelf.videos() if question.videos is None else map(self.shelf.find, question.videos)
-        return asked, list(dict.fromkeys(vids))
+        names = self.shelf.videos() if question.videos is None else map(self.shelf.find, question.videos)
+        vids = list(dict.fromkeys(names))
+        return asked, vids, self.shelf.fetch(vids[:most])
 
     async def _answers(
-        self, videos: Sequence[EncodedVideo], question: Question, found: Found, begun: float
+        self, videos: Sequence[EncodedVideo], asked: Asked, question: Question, found: Found, begun: float
     ) -> list[Answer]:
         """Of some videos; what cannot be answered goes to ``found.skipped``."""
-        pairs = [(video, found.query, self.shelf.seconds(video.vid, video.source_clips)) for video in videos]
+        pairs = [(video, asked, self.shelf.seconds(video.vid, video.source_clips)) for video in videos]
         results = await self.batcher.run("ground", pairs, (question.top_k, question.nms), begun)
         return _sorted_out(results, found.skipped)
 
-    async def _encoded(self, vids: Sequence[str], found: Found, begun: float) -> list[EncodedVideo]:
-        fetched = await asyncio.to_thread(self.shelf.fetch, vids)
+    async def _encoded(self, fetched: list[Fetched], found: Found, begun: float) -> list[EncodedVideo]:
         loaded = {row: one for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)}
-        for features in loaded.values():
-            found.remarks += features.remarks
-        encoded = await self.batcher.run("video", list(loaded.values()), begun=begun)
-        for row, video in zip(loaded, encoded, strict=True):
-            fetched[row] = video
-            if isinstance(video, EncodedVideo):
-                await asyncio.to_thread(self.shelf.keep, video)
+        if loaded:
+            for features in loaded.values():
+                found.remarks += features.remarks
+            encoded = await self.batcher.run("video", list(loaded.values()), begun=begun)
+            for row, video in zip(loaded, encoded, strict=True):
+                fetched[row] = video
+                if isinstance(video, EncodedVideo):
+                    await asyncio.to_thread(self.shelf.keep, video)
         return _sorted_out(fetched, found.skipped)
 
     async def add(self, features: VideoFeatures, duration: float | None) -> EncodedVideo:
@@ -159,15 +172,23 @@ class Search:
 
 
 def stages(predictor: Predictor, batch_size: int) -> dict[str, Stage]:
-    """What a predictor does, as the stages of a batcher. The key of ``ground`` is (top_k, nms)."""
+    """What a predictor does, as the stages of a batcher.
 
-    def ground(pairs: list[Pair], options: tuple[int, float]) -> list[Answer | ImgDeployError]:
-        return predictor.ground_each(pairs, *options, batch_size)
+    An item of ``ground`` is (EncodedVideo, Asked, seconds or None), its key (top_k, nms).
+    """
+
+    def ground(items: list[tuple[EncodedVideo, Asked, float | None]], options: tuple[int, float]) -> list[Any]:
+        new = list({id(asked): asked for _, asked, _ in items if asked.encoded is None}.values())
+        for asked, query in zip(new, predictor.encode_prepared([one.query for one in new], batch_size), strict=True):
+            asked.encoded = query  # another thread may do so too: either is right
+        triples = [(video, asked.encoded, seconds) for video, asked, seconds in items]
+        pairs = [(video, query, seconds) for video, query, seconds in triples if isinstance(query, EncodedQuery)]
+        answers = iter(predictor.ground_each(pairs, *options, batch_size))
+        return [next(answers) if isinstance(query, EncodedQuery) else query for _, query, _ in triples]
 
     return {
         "video": Stage(lambda items, _: predictor.encode_features(items, batch_size), lambda item: len(item.video)),
-        "query": Stage(lambda items, _: predictor.encode_prepared(items, batch_size), words_of),
-        "ground": Stage(ground, lambda pair: pair[0].clips),
+        "ground": Stage(ground, lambda item: item[0].clips),
     }
 
 

@@ -26,6 +26,7 @@ LOOK_AGAIN = 1.0
 """Seconds after which it is asked whether another program has written to the index."""
 WRITER_WAIT = 5.0
 """Seconds that an upload waits for another writer of the index."""
+Fetched = EncodedVideo | VideoFeatures | ImgDeployError
 
 
 class UnknownVideoError(FeatureError):
@@ -124,14 +125,14 @@ class Shelf:
                 known = self.library.entry(vid).duration
         return self.clip_seconds * source_clips if known is None and self.clip_seconds is not None else known
 
-    def fetch(self, vids: Sequence[str]) -> list[EncodedVideo | VideoFeatures | ImgDeployError]:
+    def fetch(self, vids: Sequence[str]) -> list[Fetched]:
         """Each video encoded; or its features, which are then for the caller to encode and to :meth:`keep`; or why not.
 
         Args:
             vids: ids as spelled here.
         """
         library = self.library
-        found: dict[str, EncodedVideo | VideoFeatures | ImgDeployError] = {}
+        found: dict[str, Fetched] = {}
         missing = []
         for vid in vids:
             uploaded = self._uploads.get(vid)

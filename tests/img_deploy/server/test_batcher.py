@@ -92,6 +92,38 @@ def test_each_thread_has_a_batch_of_its_own():
     assert with_batcher(body, run, threads=2) == [[("a", 1)], [("b", 2)]]
 
 
+def test_threads_share_what_waits():
+    """One would have a long batch, and the others nothing to do."""
+    both = threading.Barrier(2, timeout=10)
+
+    def run(contents, _):
+        both.wait()
+        return contents
+
+    async def body(batcher):
+        return await batcher.run("work", list("abcdefgh"))
+
+    assert with_batcher(body, run, threads=2, batch_size=16) == list("abcdefgh")
+
+
+def test_threads_go_on_while_the_event_loop_is_busy():
+    """Cores would wait for one another's replies to be written."""
+    done = threading.Event()
+
+    def run(contents, _):
+        if contents == ["last"]:
+            done.set()
+        return contents
+
+    async def body(batcher):
+        waiting = [asyncio.create_task(batcher.run("work", [one], one)) for one in ("first", "second", "last")]
+        await asyncio.sleep(0)
+        assert done.wait(10)  # the event loop does nothing else meanwhile
+        return await asyncio.gather(*waiting)
+
+    assert with_batcher(body, run, window=0) == [["first"], ["second"], ["last"]]
+
+
 def test_a_request_waits_for_others_once():
     """Each stage of a request would wait again, though nobody came."""
 
