@@ -26,6 +26,7 @@ from img_deploy.benchmarks.on_gpu.network import (
 )
 from img_deploy.benchmarks.on_gpu.op_calls import OpCall, op_calls
 from img_deploy.benchmarks.on_gpu.steps import RACED
+from img_deploy.model.graphs import PAIR
 from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.spans import decode_spans
 
@@ -64,8 +65,9 @@ def time_served(precision: str, batch: int, clips: int, clock: Clock) -> dict[st
     """Through the backend that serves answers, in milliseconds per batch.
 
     Returns:
-        ``whole``: from features in host memory through all three graphs to the spans; ``encoded``: the same from clips
-        and words that were encoded before and lie in host memory, ``encoded_streaming`` with two of them under way;
+        ``whole``: from features in host memory to the spans, one pair through one graph, more through three;
+        ``encoded``: the same from clips and words that were encoded before and lie in host memory,
+        ``encoded_streaming`` with two of them under way;
         ``kept``: from clips and words that stayed on the GPU.
     """
     feeds = _feeds(batch, clips, clock)
@@ -79,7 +81,7 @@ def time_served(precision: str, batch: int, clips: int, clock: Clock) -> dict[st
     encoded = [{name: on_host(values) for name, values in one.items()} for one in kept]
     whole, from_host, from_gpu = (
         [partial(answer, one, graphs) for one in given]
-        for given, graphs in ((feeds, GRAPHS), (encoded, GRAPHS[2:]), (kept, GRAPHS[2:]))
+        for given, graphs in ((feeds, (PAIR,) if batch == 1 else GRAPHS), (encoded, GRAPHS[2:]), (kept, GRAPHS[2:]))
     )
     record = {
         "whole": clock.latency(whole),

@@ -31,6 +31,10 @@ class GraphSpec:
 
 GRAPH_NAMES = ("video_encoder", "query_encoder", "grounder", "visual_grounder")
 
+PAIR = "pair"
+"""A video with sound and its query, encoded and grounded in one graph. Backends that run the modules have it; it is not
+exported."""
+
 CLIP_MASK = TensorSpec("clip_mask", "bool", ("batch", "clips"))
 WORD_MASK = TensorSpec("word_mask", "bool", ("batch", "words"))
 
@@ -88,3 +92,9 @@ def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
         ),
     )
     return {spec.name: spec for spec in specs}
+
+
+def pair_spec(config: ModelConfig) -> GraphSpec:
+    """The graph ``PAIR``: the inputs of both encoders, the outputs of the grounder."""
+    video, query, grounder = (graph_specs(config)[name] for name in GRAPH_NAMES[:3])
+    return GraphSpec(PAIR, (*video.inputs, *query.inputs), grounder.outputs)

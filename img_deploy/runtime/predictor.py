@@ -27,7 +27,7 @@ from img_deploy.runtime.inputs import (
 )
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
-from img_deploy.runtime.stages import Pair, encode_queries, encode_videos, ground_pairs, whole
+from img_deploy.runtime.stages import Pair, answer_pair, encode_queries, encode_videos, ground_pairs, whole
 from img_deploy.text.vocabulary import Vocabulary
 
 BATCH_SIZE = 16
@@ -255,6 +255,39 @@ class Predictor:
         items = [(video_list[v], query_list[q], seconds[v]) for v, q in indices]
         answers = whole(self.ground_each(items, top_k, nms, batch_size))
         return answers[0] if one_answer else answers
+
+    def answer(
+        self,
+        video: Array,
+        audio: Array | None,
+        text: Text,
+        *,
+        vid: str = "",
+        qid: int | None = None,
+        query: str = "",
+        top_k: int = 1,
+        nms: float = DEFAULT_NMS,
+        duration: float | None = None,
+    ) -> Answer:
+        """The moments of one query in one video, neither of them used again.
+
+        The answer of :meth:`encode_video`, :meth:`encode_query` and :meth:`ground`, which take the same arguments; on a
+        GPU it takes one run instead of three, where the video has sound.
+
+        Raises:
+            FeatureError, QueryError, InputError: as they do.
+        """
+        (name, sentence), number = map(as_text, ("vid", "query"), (vid, query)), as_number("qid", qid)
+        features = self.rules.video_features(video, audio, name, name or "video")
+        for remark in features.remarks:
+            warnings.warn(remark, stacklevel=2)
+        asked = self.rules.query(text, number, sentence)
+        seconds = one_each("duration", duration, 1, as_seconds)[0]
+        if features.audio is None or not self.choice.backend.has_pair:
+            encoded, words = whole(self.encode_features([features])), whole(self.encode_prepared([asked]))
+            return whole(self.ground_each([(encoded[0], words[0], seconds)], top_k, nms))[0]
+        most, share = at_least_one("top_k", top_k), as_share("nms", nms)
+        return whole([answer_pair(self._run, features, asked, seconds, most, share)])[0]
 
     def ground_each(
         self, pairs: Sequence[Pair], top_k: int = 1, nms: float = DEFAULT_NMS, batch_size: int = BATCH_SIZE

@@ -20,6 +20,9 @@ ScoredSpan = tuple[int, int, float]
 _LOWEST = -1e30  # the network's own value of a masked clip; -inf would make sums of two rows NaN
 
 
+_SIDES = np.array([[0], [1]])
+
+
 def decode_spans(
     start_logits: ArrayLike,
     end_logits: ArrayLike,
@@ -76,8 +79,8 @@ def decode_spans(
         row, first, last = np.array([(b, i, j) for b, own in enumerate(spans) for i, j in own]).T
     logits -= highest
     total = np.log(np.exp(logits).sum(axis=2))  # [2, B], of the softmax
-    chosen = (logits[0, row, first] - total[0, row]) + (logits[1, row, last] - total[1, row])
-    scores = iter(np.exp(chosen).tolist())
+    chosen = logits[_SIDES, row, np.array((first, last))] - total[:, row]  # [2, spans]
+    scores = iter(np.exp(chosen[0] + chosen[1]).tolist())
     return [[(i, j, next(scores)) for i, j in own] for own in spans]
 
 
@@ -125,11 +128,10 @@ def _no_number(logits: NDArray[np.float64]) -> BackendError:
 def _best(start: NDArray[np.float64], end: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and last clip [B] of the best span of each sample [B, L], without a table of all L * L spans."""
     best_end = np.maximum.accumulate(end[:, ::-1], axis=1)[:, ::-1]  # [B, L]: over j >= i
-    total = start + best_end
-    first = total.argmax(axis=1)  # [B]
-    row = np.arange(len(first))
-    sums = start[row, first, None] + end  # [B, L]: of the spans that begin there
-    return first, ((sums == total[row, first, None]) & (np.arange(end.shape[1]) >= first[:, None])).argmax(axis=1)
+    first = (start + best_end).argmax(axis=1)  # [B]
+    sums = start[np.arange(len(first)), first, None] + end  # [B, L]: of the spans that begin there
+    sums[np.arange(end.shape[1]) < first[:, None]] = -np.inf
+    return first, sums.argmax(axis=1)
 
 
 def _best_apart(start: NDArray[np.float64], end: NDArray[np.float64], top_k: int, nms: float) -> list[Span]:

@@ -6,13 +6,14 @@ the network has no finite result for an item, the error that says so stands in i
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
+from img_deploy.model.graphs import PAIR
 from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs, Values, on_host
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
@@ -65,12 +66,7 @@ def _encode_videos(
     run: Run, audio_width: int, network: str, batch: list[VideoFeatures]
 ) -> list[EncodedVideo | FeatureError]:
     lengths = [len(item.video) for item in batch]
-    feeds = {
-        "video": [item.video for item in batch],
-        "audio": [_silence(len(item.video), audio_width) if item.audio is None else item.audio for item in batch],
-        "clip_mask": _mask(lengths),
-    }
-    out = run("video_encoder", feeds)
+    out = run("video_encoder", _video_feeds(audio_width, batch))
     streams = "visual_clips", "audio_clips"
     visual, audio = (_each(out[name], lengths) for name in streams)
     # What silence was encoded to is of no use: the visual head answers.
@@ -80,6 +76,14 @@ def _encode_videos(
         made = EncodedVideo(item.vid, clips, sound, item.source_clips, network)
         encoded.append(made if good else _no_result(item.vid or "the video"))
     return encoded
+
+
+def _video_feeds(audio_width: int, batch: list[VideoFeatures]) -> dict[str, Any]:
+    return {
+        "video": [item.video for item in batch],
+        "audio": [_silence(len(item.video), audio_width) if item.audio is None else item.audio for item in batch],
+        "clip_mask": _mask([len(item.video) for item in batch]),
+    }
 
 
 def encode_queries(
@@ -98,15 +102,7 @@ def words_of(query: Query) -> int:
 
 def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQuery | FeatureError]:
     lengths = [words_of(item) for item in batch]
-    words = [item.content for item in batch if isinstance(item.content, EncodedWords)]
-    feeds: dict[str, Any] = {"word_mask": _mask(lengths)}
-    if words:
-        feeds["word_vectors"] = [one.word_vectors for one in words]
-        feeds["word_unknown"] = [one.word_unknown for one in words]
-        feeds["char_ids"] = [one.char_ids for one in words]
-    else:
-        feeds["text"] = [item.content for item in batch]
-    out = run("query_encoder", feeds)
+    out = run("query_encoder", _query_feeds(batch))
     streams = "visual_words", "audio_words"
     visual, audio = (_each(out[name], lengths) for name in streams)
     encoded: list[EncodedQuery | FeatureError] = []
@@ -116,6 +112,18 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
         made = EncodedQuery(item.sentence, item.qid, of_visual, of_audio, *facts, network)
         encoded.append(made if good else _no_result(item.name))
     return encoded
+
+
+def _query_feeds(batch: list[Query]) -> dict[str, Any]:
+    words = [item.content for item in batch if isinstance(item.content, EncodedWords)]
+    feeds: dict[str, Any] = {"word_mask": _mask([words_of(item) for item in batch])}
+    if words:
+        feeds["word_vectors"] = [one.word_vectors for one in words]
+        feeds["word_unknown"] = [one.word_unknown for one in words]
+        feeds["char_ids"] = [one.char_ids for one in words]
+    else:
+        feeds["text"] = [item.content for item in batch]
+    return feeds
 
 
 def ground_pairs(
@@ -147,34 +155,62 @@ def _ground(run: Run, graph: str, top_k: int, nms: float, batch: list[Pair]) -> 
     if graph == "grounder":
         feeds["audio_clips"] = [video.audio for video, _, _ in batch]
         feeds["audio_words"] = [query.audio for _, query, _ in batch]
-    out = run(graph, feeds)
+    shown = [_Shown(video.vid, video.clips, query.query, query.qid, duration) for video, query, duration in batch]
+    return _answers(run(graph, feeds), shown, top_k, nms)
+
+
+def answer_pair(
+    run: Run, video: VideoFeatures, query: Query, duration: float | None, top_k: int, nms: float
+) -> Answer | FeatureError:
+    """The answer to one query, its content looked up, on one video with sound, in a run of ``PAIR``.
+
+    Raises InputError where ``top_k`` or ``nms`` is out of range.
+    """
+    check_options(top_k, nms)
+    assert video.audio is not None
+    out = run(PAIR, {**_video_feeds(0, [video]), **_query_feeds([query])})
+    shown = _Shown(video.vid, len(video.video), query.sentence, query.qid, duration)
+    return _answers(out, [shown], top_k, nms)[0]
+
+
+class _Shown(NamedTuple):
+    """What an answer shows of its pair."""
+
+    vid: str
+    clips: int
+    query: str
+    qid: int | None
+    duration: float | None
+
+    def __str__(self) -> str:
+        return f"{self.vid or 'the video'}, query {repr(self.query) if self.query else self.qid}"
+
+
+def _answers(out: Outputs, batch: list[_Shown], top_k: int, nms: float) -> list[Answer | FeatureError]:
+    clips = [pair.clips for pair in batch]
     good = _with_result(out, clips)
     start, end = (out[name] if len(good) == len(batch) else out[name][good] for name in ("start_logits", "end_logits"))
     spans = dict(zip(good, decode_spans(start, end, [clips[row] for row in good], top_k, nms), strict=True))
     return [
-        _answer(out, row, pair, spans[row])
-        if row in spans
-        else _no_result(f"{pair[0].vid or 'the video'}, {_name(pair)}")
-        for row, pair in enumerate(batch)
+        _answer(out, row, pair, spans[row]) if row in spans else _no_result(str(pair)) for row, pair in enumerate(batch)
     ]
 
 
-def _answer(out: Outputs, row: int, pair: Pair, spans: list[tuple[int, int, float]]) -> Answer:
-    video, query, duration = pair
+def _answer(out: Outputs, row: int, pair: _Shown, spans: list[tuple[int, int, float]]) -> Answer:
     fused = "importance" in out
 
     def per_clip(name: str) -> NDArray[np.float32]:
-        return out[name][row, : video.clips].astype(np.float32)
+        return out[name][row, : pair.clips].astype(np.float32)
 
     return Answer(
-        vid=video.vid,
-        query=query.query,
-        qid=query.qid,
+        vid=pair.vid,
+        query=pair.query,
+        qid=pair.qid,
         head="fused" if fused else "visual",
-        clips=video.clips,
-        duration=duration,
+        clips=pair.clips,
+        duration=pair.duration,
         importance=float(out["importance"][row]) if fused else None,
-        moments=moments_of(spans, video.clips, duration),
+        moments=moments_of(spans, pair.clips, pair.duration),
         saliency=per_clip("saliency"),
         saliency_visual=per_clip("saliency_visual") if fused else None,
         saliency_audio=per_clip("saliency_audio") if fused else None,
@@ -229,11 +265,6 @@ def _finite(out: Outputs, streams: tuple[str, str], lengths: list[int]) -> list[
     if not faults.any():
         return [True] * len(lengths)
     return [not faults[row, :length].any() for row, length in enumerate(lengths)]
-
-
-def _name(pair: Pair) -> str:
-    _, query, _ = pair
-    return f"query {query.query!r}" if query.query else f"query {query.qid}"
 
 
 def _no_result(name: str) -> FeatureError:

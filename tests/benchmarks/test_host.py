@@ -12,7 +12,7 @@ def test_a_small_measurement_from_command_to_page(tmp_path):
     assert host.main(["--out", str(tmp_path), "--seconds", "0.01"]) == 0
     result = json.loads((tmp_path / "host.json").read_text())
     times = result["microseconds"]
-    assert {*host.WHOLES, *host.PARTS} <= times.keys()
+    assert {*host.PARTS, *(part for parts in host.PARTS.values() for part in parts)} <= times.keys()
     assert all(one["count"] >= 5 and one["low"] > 0 for one in times.values())
     assert times["encode video"]["low"] > times["checks of the features"]["low"]
     page = (tmp_path / "host.md").read_text()
@@ -20,17 +20,19 @@ def test_a_small_measurement_from_command_to_page(tmp_path):
     for one in times.values():
         one["p50"] = 10.0
     page = host.page(result)
-    assert "at most 100; measured 30: met." in page
+    assert "at most 100; measured 10: met." in page
     assert page.count("| rest | -10 |") == 3
-    times["ground"]["p50"] = 90.0
+    assert "| encode video + encode query + ground | 30 |" in page
+    times["answer"]["p50"] = 110.0
     assert "measured 110: missed." in host.page(result)
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch):
     """A measurement would end in a traceback."""
     (tmp_path / "file").write_text("")
+    times = {*host.PARTS, *(part for parts in host.PARTS.values() for part in parts)}
     summary = {"p50": 1.0, "low": 1.0}
-    monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*host.WHOLES, *host.PARTS), summary))
+    monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*times, host.COPY), summary))
     assert host.main(["--out", str(tmp_path / "file")]) == 2
     assert "give another --out" in capsys.readouterr().err
 

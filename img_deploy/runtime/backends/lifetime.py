@@ -15,6 +15,7 @@ class NativeBackend:
     """Base of the backends: knows whether it can still run. Safe to use from several threads at once."""
 
     name: str
+    has_pair = False
 
     def __init__(self) -> None:
         self._gone: str | None = None

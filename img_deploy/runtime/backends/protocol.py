@@ -39,6 +39,10 @@ class Backend(Protocol):
     def precision(self) -> str:
         """What the graphs compute in, e.g. ``fp32``."""
 
+    @property
+    def has_pair(self) -> bool:
+        """Whether it runs the graph ``PAIR`` too."""
+
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         """Outputs of a graph, by the names of :func:`img_deploy.model.graphs.graph_specs`.
 
@@ -46,7 +50,7 @@ class Backend(Protocol):
         is, with :data:`FAULTS` beside it; everything else is in host memory.
 
         Args:
-            graph: one of ``GRAPH_NAMES``.
+            graph: one of ``GRAPH_NAMES``, or ``PAIR`` where :attr:`has_pair`.
             feeds: every input of the graph; floating point ones are brought to the graph's precision.
 
         Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from img_deploy.errors import BackendError, ImgDeployError, one_line
 from img_deploy.hardware import why_no_gpu
 from img_deploy.kernels.dtypes import PRECISIONS
-from img_deploy.model.graphs import GraphSpec, graph_specs
+from img_deploy.model.graphs import PAIR, GraphSpec, graph_specs, pair_spec
 from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of
 from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.graph_cache import GraphCache
@@ -36,7 +36,11 @@ LEAST_CAPABILITY = (8, 0)
 """Compute capability that the kernels are compiled and checked for at least."""
 GRAPHS_KEPT = 24
 """Captured graphs of one stream; each holds its inputs and outputs on the host and on the GPU."""
-KINDS = {"video_encoder": "video", "query_encoder": "query", "grounder": "pairs", "visual_grounder": "pairs"}
+KINDS = {
+    "video_encoder": "video",
+    "query_encoder": "query",
+    **dict.fromkeys(("grounder", "visual_grounder", PAIR), "pairs"),
+}
 """Graph -> kind of work. Work of different kinds overlaps."""
 STREAMS = 2
 """Streams of a kind, each with graphs and memory of its own: the copies of a run on one of them overlap with the graph
@@ -133,6 +137,7 @@ class TritonBackend(NativeBackend):
     """
 
     name = "triton"
+    has_pair = True
 
     def __init__(
         self,
@@ -143,7 +148,7 @@ class TritonBackend(NativeBackend):
     ) -> None:
         super().__init__()
         self.device, self.precision = packed.device.type, packed.precision
-        self._specs = graph_specs(packed.network.config)
+        self._specs = {**graph_specs(packed.network.config), PAIR: pair_spec(packed.network.config)}
         ladders = Ladders.up_to(limits)
         self._streams: dict[str, LifoQueue[StreamRuns]] = {kind: LifoQueue() for kind in KINDS.values()}
         """Those that are free, by kind of work; the one used last is taken first."""

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from img_deploy.kernels.dispatch import OP_NAMES, use_ops
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
+from img_deploy.model.branches import branches
 from img_deploy.model.fusion import EventFusion, SlotAttention
+from img_deploy.model.graphs import PAIR
 
 if TYPE_CHECKING:
     from img_deploy.model.network import IMGNetwork
@@ -42,9 +44,18 @@ class PackedNetwork:
             _start_from(cast(EventFusion, self.network.fusion.event).slot_attention, start)
 
     def __call__(self, graph: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Outputs of one of ``GRAPH_NAMES``, through the kernels."""
+        """Outputs of one of ``GRAPH_NAMES`` or of ``PAIR``, through the kernels."""
         with use_ops(OP_NAMES), torch.inference_mode():
-            return cast(tuple[Tensor, ...], self.network.graphs[graph](*inputs))
+            run = self._pair if graph == PAIR else self.network.graphs[graph]
+            return cast(tuple[Tensor, ...], run(*inputs))
+
+    def _pair(self, video: Tensor, audio: Tensor, clip_mask: Tensor, *query: Tensor) -> tuple[Tensor, ...]:
+        graphs = self.network.graphs
+        clips, words = branches(
+            lambda: graphs["video_encoder"](video, audio, clip_mask), lambda: graphs["query_encoder"](*query)
+        )
+        grounded: tuple[Tensor, ...] = graphs["grounder"](*clips, *words, clip_mask, query[-1])
+        return grounded
 
 
 def _start_from(attention: SlotAttention, slots: Tensor) -> None:

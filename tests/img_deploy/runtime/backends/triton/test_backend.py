@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from img_deploy.errors import BackendError
 from img_deploy.kernels.dtypes import ELEMENT_TYPES
-from img_deploy.model.graphs import GRAPH_NAMES, graph_specs
+from img_deploy.model.graphs import GRAPH_NAMES, PAIR, graph_specs
 from img_deploy.runtime.backends.buckets import shape_of
 from img_deploy.runtime.backends.padded import fill, stacked
 from img_deploy.runtime.backends.protocol import FAULTS, on_host
@@ -117,6 +117,23 @@ def test_half_precisions(networks, precision):
         assert all(on_host(value).dtype in (np.float32, np.float16) for value in found.values())
         with pytest.raises(AssertionError):  # it did compute in that precision
             compare(found, expected, feeds, TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("run", RUNS)
+def test_a_pair_in_one_graph_gives_what_three_graphs_give(networks, run, precision):
+    """What lies beyond a video's clips or a query's words would reach the answer, or inputs go to the wrong encoder."""
+    network = networks[run]
+    backend, _ = backend_of(network, precision)
+    for clips, words, seed in ((16, 16, 0), (9, 3, 1), (1, 1, 2)):
+        drawn = [draw(network.config, graph, 1, clips, words, seed) for graph in GRAPH_NAMES[:2]]
+        feeds = drawn[0] | drawn[1] | {"clip_mask": np.ones((1, clips), bool), "word_mask": np.ones((1, words), bool)}
+        apart = dict(feeds)
+        for graph in GRAPH_NAMES[:2]:
+            apart |= backend.run(graph, apart)
+        expected = backend.run("grounder", apart)
+        for name, values in backend.run(PAIR, feeds).items():
+            np.testing.assert_allclose(values, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_batch_does_not_matter(networks):
@@ -229,7 +246,7 @@ def test_the_smallest_sample_tries_every_graph(networks, run):
     """A kernel that does not compile on this GPU would be found at the first question, not when the backend opens."""
     backend, made = backend_of(networks[run])
     backend.run_smallest()
-    assert [bucket.graph for bucket in made] == list(GRAPH_NAMES)
+    assert [bucket.graph for bucket in made] == [*GRAPH_NAMES, PAIR]
     with torch.no_grad():
         packed = backend._streams["pairs"].queue[-1]._runs.get(made[2]).packed
         packed.network.saliency.weight.fill_(float("nan"))

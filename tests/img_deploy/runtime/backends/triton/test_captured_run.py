@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from img_deploy.benchmarks.on_gpu.network import GRAPHS, TINY, Served, draw_feeds, random_network
+from img_deploy.model.graphs import PAIR
 from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.triton import backend as triton_backend
 from img_deploy.runtime.backends.triton import captured_run
@@ -82,6 +83,17 @@ def backend_of(precision="fp32"):
     return TritonBackend(packed, {"clips": TINY.max_clips, "words": 20, "chars": 16}, on_new_stream)
 
 
+def test_a_pair_in_one_graph_is_one_replay(told):
+    """A pair that is asked once would take three launches and three waits."""
+    backend = backend_of()
+    feeds = draw_feeds(TINY, (4,), 4)
+    told.clear()
+    backend.run(PAIR, feeds)
+    (replay,) = (line for line in told if line.startswith("replay"))
+    pairs = replay.removeprefix("replay on ")
+    assert told == ["host waits for None", replay, f"record event 0 of {pairs}", f"host waits for event 0 of {pairs}"]
+
+
 def test_the_host_waits_once_for_each_graph(told):
     """The host would read results that are not there yet, or the grounder clips that its caller is still copying."""
     backend = backend_of()
@@ -135,7 +147,7 @@ def test_a_pair_through_captured_graphs_gives_what_it_gives_without(precision):
     for lengths in ((4, 2, 1), (3,)):
         feeds = draw_feeds(TINY, lengths, max(lengths), len(lengths))
         found, expected = dict(feeds), dict(feeds)
-        for graph in GRAPHS:
+        for graph in (*GRAPHS, PAIR):
             found |= backend.run(graph, found)
             expected |= plain.run(graph, expected)
         for name, values in expected.items():

@@ -66,6 +66,11 @@ def test_branches_wait_for_what_they_read_and_are_waited_for():
     cuda.told.clear()
     side(lambda: side(part("visual"), part("audio")), part("whole"))
     assert [line for line in cuda.told if " on " in line] == ["visual on side 2", "audio on side 1", "whole on main"]
+    cuda.told.clear()
+    side(lambda: side(part("visual"), part("audio")), lambda: side(part("words"), part("whole")))
+    assert [line for line in cuda.told if " on " in line][2:] == ["words on side 3", "whole on main"], (
+        "a branch would wait for the one beside it"
+    )
 
 
 def test_every_branch_of_the_network_finds_a_stream():
