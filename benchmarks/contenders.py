@@ -28,6 +28,8 @@ ASKED = ("encode_query", "ground", "decode")
 class ClockedBackend:
     """A backend that adds up the milliseconds of its graph runs. One thread at a time."""
 
+    has_pair = False
+
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.device, self.precision = backend.name, backend.device, backend.precision

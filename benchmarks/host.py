@@ -99,7 +99,12 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     sentence = " ".join(vocabulary.words[:WORDS])
     video, query = predictor.encode_video(clips, sound), predictor.encode_query(sentence)
     there = [np.empty_like(one) for one in (clips, sound)]
-    yield COPY, lambda: [np.copyto(*pair) for pair in zip(there, (clips, sound), strict=True)]
+
+    def copy() -> None:
+        for held, given in zip(there, (clips, sound), strict=True):
+            np.copyto(held, given)
+
+    yield COPY, copy
     yield ONE, lambda: predictor.answer(clips, sound, sentence, duration=30.0)
     yield APART[0], lambda: predictor.encode_video(clips, sound)
     yield APART[1], lambda: predictor.encode_query(sentence)
@@ -145,8 +150,8 @@ def page(result: Document) -> str:
         rows.append((f"**{name}**", *_cells(times[name])))
         rows += [(part, *_cells(times[part])) for part in parts]
         rows.append(("rest", f"{times[name]['p50'] - sum(times[part]['p50'] for part in parts):.0f}", ""))
-    apart = (sum(times[name][figure] for name in APART) for figure in ("p50", "low"))
-    rows.append((" + ".join(APART), *(f"{each:.0f}" for each in apart)))
+    apart = {figure: sum(times[name][figure] for name in APART) for figure in ("p50", "low")}
+    rows.append((" + ".join(APART), *_cells(apart)))
     rows.append((COPY, *_cells(times[COPY])))
     lines = head("What the host adds on a GPU", result["command"], "host.json")
     busy = f"other programs kept {result['neighbours']} cores busy meanwhile"

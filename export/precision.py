@@ -31,7 +31,7 @@ def network_in(network: "IMGNetwork", precision: str) -> "IMGNetwork":
 class TypedTorchBackend:
     """The eager network in a precision: what a graph loses by its types alone, where no runtime runs them here."""
 
-    name, device = "torch", "cpu"
+    name, device, has_pair = "torch", "cpu", False
 
     def __init__(self, network: "IMGNetwork", precision: str) -> None:
         self.precision = precision

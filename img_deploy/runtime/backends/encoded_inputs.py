@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class EncodedInputs:
 
         kind, device, parts = self.rows.dtype, self.rows.device, []
         for name, (batch, clips, width) in self._shapes.items():
-            values = feeds[name]
+            values: Any = feeds[name]
             whole = not isinstance(values, list) and values.shape[1] == clips
             for row in [values.reshape(-1, width)] if whole else values:
                 if isinstance(row, np.ndarray) or row.dtype != kind or row.device != device:
