@@ -32,10 +32,9 @@ class EncodedInputs:
         import torch
 
         self._shapes, self.rows = shapes, rows
-        zeros = torch.zeros((max(clips for _, clips, _ in shapes.values()), rows.shape[1]), dtype=rows.dtype).to(
-            rows.device
-        )
-        self._zeros = [zeros[:clips] for clips in range(len(zeros) + 1)]
+        longest = max(clips for _, clips, _ in shapes.values())
+        zeros = torch.zeros((longest, rows.shape[1]), dtype=rows.dtype, device=rows.device)
+        self._zeros = [zeros[:clips] for clips in range(longest + 1)]
         self.half, self.single = (
             host[: rows.numel() * kind.itemsize].view(kind).view(rows.shape) for kind in (torch.float16, torch.float32)
         )

@@ -70,7 +70,8 @@ def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
         if len(values) > 1:
             _fill_rows(held, [on_host(each) for each in values])
             return
-        held[1:] = 0
+        if len(held) > 1:
+            held[1:] = 0
         held, values = held[0], values[0]
     array = on_host(values)
     if array.shape != held.shape:

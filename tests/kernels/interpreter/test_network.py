@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from img_deploy.kernels.dispatch import OP_NAMES
 from img_deploy.kernels.op import Op
 from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.model.graphs import PAIR
 from img_deploy.model.network import IMGNetwork
 from img_deploy.runtime.backends.protocol import on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
@@ -144,14 +145,17 @@ def test_recorded_values(checkpoints: dict, used: set, backend: Callable) -> Non
 
 @pytest.mark.parametrize(("precision", "clips"), [("fp32", 12), ("fp16", 8), ("bf16", 8)])
 def test_a_ragged_batch(checkpoints: dict, used: set, backend: Callable, precision: str, clips: int) -> None:
-    """Padding, masks or other samples would change an answer; or a precision loses more than rounding does."""
+    """Padding, masks or other samples would change an answer, in three graphs or in one; or a precision loses more than
+    rounding does."""
     names = ("case_L7_Q5", "case_L1_Q2")
     network, _, _ = case_of(checkpoints, "tiny_vlm", names[0])
     alone = [case_of(checkpoints, "tiny_vlm", name)[1] for name in names]
-    found = run_all(backend(network, precision, clips), stacked(alone))
-    eager = TorchBackend(network)
+    kernels, eager = backend(network, precision, clips), TorchBackend(network)
+    found, pairs = run_all(kernels, stacked(alone)), kernels.run(PAIR, stacked(alone))
     for row, feeds in enumerate(alone):
-        check(found, run_all(eager, feeds), row, TOLERANCE[precision])
+        expected = run_all(eager, feeds)
+        check(found, expected, row, TOLERANCE[precision])
+        check(pairs, {name: expected[name] for name in pairs}, row, TOLERANCE[precision])
     assert used
 
 
