@@ -42,7 +42,8 @@ def _speed(found: Document) -> Iterator[str]:
         f"Batched throughput is {found['ratio']} times that of one request at a time ({CLIENTS} clients, median); "
         f"the CPU time of a request falls by a factor of {found['cpu_ratio']}. At {SHARES[-1]:.0%} of capacity "
         f"p99 is {ratios['even']} times the p50 of one client where requests come at equal distances, and "
-        f"{ratios['chance']} times where they come at random times.",
+        f"{ratios['chance']} times where they come at random times. The capacity, which is what {CLIENTS} clients "
+        "are answered, and that p50 were measured right before each rate.",
         "",
     )
 
