@@ -1,5 +1,6 @@
 """ONNX form and TensorRT plugin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from img_deploy.kernels.lowering import Call, NodeForm
@@ -47,7 +48,7 @@ def body(op: Nodes, call: Call, given: Any) -> Any:
     return _projected(op, (clips, c2q, q2c), (own, *products), of_words, dim)
 
 
-def _projected(op: Nodes, parts: tuple[Any, Any, Any], weights: tuple[Any, Any, Any], base: Any, dim: int) -> Any:
+def _projected(op: Nodes, parts: Sequence[Any], weights: Sequence[Any], base: Any, dim: int) -> Any:
     """``Linear([C; C*c2q; C*q2c]) + base``, [B, L, D]."""
     clips, c2q, q2c = parts
     if op.storage != op.half:
