@@ -75,7 +75,7 @@ def speed(bundle: Path, place: Path, clips: int, options: Options) -> Document:
             for _ in range(options.rounds)
         ]
         unloaded = many.measured(lambda to: clients(to, ask, 1, options.seconds / 2))
-        loop = [
+        loop: list[Document] = [
             {"spacing": spacing, "share": share} | _at_share(many, ask, share, spacing, options.seconds)
             for spacing, share in product(SPACINGS, SHARES)
         ]
