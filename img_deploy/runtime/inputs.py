@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from img_deploy.text.tokens import tokenize
 from img_deploy.text.vocabulary import Vocabulary
 
 Value = TypeVar("Value")
+Indices = Sequence[tuple[int, int]]
+"""(index of a video, index of a query) of each pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +181,35 @@ def as_seconds(name: str, value: Any) -> float | None:
     if not 0 < value < math.inf:
         raise InputError(f"{name}: got {value} seconds, expected more than 0")
     return float(value)
+
+
+def side_by_side(videos: Any, queries: Any) -> Indices:
+    """One with each of the others, or as many of both one by one. Raises InputError for other numbers of both."""
+    if many(videos) and many(queries):
+        if len(videos) != len(queries):
+            raise InputError(
+                f"ground: got {len(videos)} videos and {len(queries)} queries, expected as many of each; "
+                "say which go together with pairs=[(video, query), ...]"
+            )
+        return [(index, index) for index in range(len(videos))]
+    if many(videos):
+        return [(index, 0) for index in range(len(videos))]
+    return [(0, index) for index in range(len(queries) if many(queries) else 1)]
+
+
+def chosen(pairs: Any, videos: int, queries: int) -> Indices:
+    """``pairs`` of so many videos and queries. Raises InputError where one is no pair of indices, or out of range."""
+    pairs = pairs.tolist() if hasattr(pairs, "tolist") else pairs
+    found = []
+    for pair in pairs if many(pairs) else [pairs]:
+        numbers = [as_number("pairs", one) for one in pair] if many(pair) else []
+        match numbers:
+            case [int(video), int(query)] if 0 <= video < videos and 0 <= query < queries:
+                found.append((video, query))
+            case _:
+                expected = f"expected (video, query) indices of {videos} videos and {queries} queries"
+                raise InputError(f"pairs: got {pair!r:.40}, {expected}")
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -14,16 +14,19 @@ from img_deploy.runtime.backends.choose import AUTO, Choice, choose
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.inputs import (
+    Indices,
     InputRules,
     as_number,
     as_seconds,
     as_share,
     as_text,
     at_least_one,
+    chosen,
     input_rules,
     listed,
     many,
     one_each,
+    side_by_side,
 )
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
@@ -35,7 +38,6 @@ BATCH_SIZE = 16
 
 Array = NDArray[Any]
 Text = str | Array | Query
-Indices = Sequence[tuple[int, int]]
 
 
 def load_bundle(path: str | os.PathLike[str], backend: str = AUTO, threads: int | None = None) -> "Predictor":
@@ -251,7 +253,7 @@ class Predictor:
         query_list = listed("queries", queries, EncodedQuery, "encode_query")
         seconds = one_each("durations", durations, len(video_list), as_seconds)
         counts = len(video_list), len(query_list)
-        indices = _side_by_side(videos, queries) if pairs is None else _chosen(pairs, *counts)
+        indices = side_by_side(videos, queries) if pairs is None else chosen(pairs, *counts)
         items = [(video_list[v], query_list[q], seconds[v]) for v, q in indices]
         answers = whole(self.ground_each(items, top_k, nms, batch_size))
         return answers[0] if one_answer else answers
@@ -299,30 +301,3 @@ class Predictor:
                 raise InputError(f"{name}: was encoded by another bundle's network; encode it again with this one")
         size, most = at_least_one("batch_size", batch_size), at_least_one("top_k", top_k)
         return list(ground_pairs(self._run, pairs, most, as_share("nms", nms), size))
-
-
-def _side_by_side(videos: Any, queries: Any) -> Indices:
-    if many(videos) and many(queries):
-        if len(videos) != len(queries):
-            raise InputError(
-                f"ground: got {len(videos)} videos and {len(queries)} queries, expected as many of each; "
-                "say which go together with pairs=[(video, query), ...]"
-            )
-        return [(index, index) for index in range(len(videos))]
-    if many(videos):
-        return [(index, 0) for index in range(len(videos))]
-    return [(0, index) for index in range(len(queries) if many(queries) else 1)]
-
-
-def _chosen(pairs: Any, videos: int, queries: int) -> Indices:
-    pairs = pairs.tolist() if hasattr(pairs, "tolist") else pairs
-    found = []
-    for pair in pairs if many(pairs) else [pairs]:
-        numbers = [as_number("pairs", one) for one in pair] if many(pair) else []
-        match numbers:
-            case [int(video), int(query)] if 0 <= video < videos and 0 <= query < queries:
-                found.append((video, query))
-            case _:
-                expected = f"expected (video, query) indices of {videos} videos and {queries} queries"
-                raise InputError(f"pairs: got {pair!r:.40}, {expected}")
-    return found
