@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from img_deploy.errors import InputError
 
 SHORTEST_TOKEN = 16
+A_TOKEN = f"expected a file of one word of at least {SHORTEST_TOKEN} characters; `openssl rand -hex 32` makes one"
 
 
 class ServerSettings(BaseModel):
@@ -67,10 +68,8 @@ class ServerSettings(BaseModel):
         try:
             token = self.token_file.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.token_file}: cannot be read as a token ({error})") from None
+            why = error.strerror if isinstance(error, OSError) else "not ASCII"
+            raise InputError(f"{self.token_file}: cannot be read as a token ({why}); {A_TOKEN}") from None
         if len(token) < SHORTEST_TOKEN or not token.isprintable() or len(token.split()) != 1:
-            raise InputError(
-                f"{self.token_file}: got {len(token)} characters, expected one word of at least {SHORTEST_TOKEN}; "
-                "`openssl rand -hex 32` makes one"
-            )
+            raise InputError(f"{self.token_file}: got {len(token)} characters; {A_TOKEN}")
         return token
