@@ -28,7 +28,7 @@ class Nodes:
         self.tape = ir.tape.Tape()
         self.storage = ir.DataType[named("torch", storage).onnx]
         self.wide, self.half, self.brain = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
-        self.long = ir.DataType.INT64
+        self.long, self.double = ir.DataType.INT64, ir.DataType.DOUBLE
 
     def __getattr__(self, op_type: str) -> Any:
         def node(*inputs: Any, outputs: int = 1, **attributes: Any) -> Any:

@@ -51,7 +51,7 @@ def op_calls(
 ) -> list[OpCall]:
     """Every call, each shape once, for pairs of so many real clips; 0 masks a sample fully.
 
-    ``best_spans``, which no graph calls, gets the logits that the network gives.
+    ``best_spans``, which runs of the graphs call, gets the logits that the network gives, in every type.
 
     Args:
         op: this one's calls alone.

@@ -32,7 +32,6 @@ RACED = {"cuda": (((17,), 17), (tuple(range(1, 10)) * 9, 9)), "cpu": (((4, 1), 4
 """(real clips of each sample, clips) of the race check."""
 TINY_SIZE = {"batch": 2, "clips": 4}
 ON_CPU = {"op": ("global_fusion",), "version": ("ours", "eager", "one graph")}
-TIMED_OPS = tuple(op for op in OP_NAMES if op != "best_spans")
 
 
 def cases(step: str) -> list[Case]:
@@ -77,7 +76,7 @@ _CASES: dict[str, Callable[[], Any]] = {
     "compiled": _compiled,
     "gru": lambda: ({"precision": each, **size} for each, size in product(PRECISIONS[1::-1], (SINGLE, CROWD))),
     "training": lambda: ({"batch": batch, "clips": 64} for batch in (16, 64)),
-    "kernels": lambda: ({"op": op, "precision": "fp16", **size} for size, op in product((SINGLE, CROWD), TIMED_OPS)),
+    "kernels": lambda: ({"op": op, "precision": "fp16", **size} for size, op in product((SINGLE, CROWD), OP_NAMES)),
     "sizes": _sizes,
     "race": lambda: ({"op": op, "precision": each} for each, op in product(HALF_FIRST, OP_NAMES)),
 }

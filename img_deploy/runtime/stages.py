@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
 from img_deploy.model.graphs import PAIR
-from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs, Values, on_host
+from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FAULTS, Feeds, Outputs, Values, on_host
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of
-from img_deploy.runtime.spans import check_options, decode_spans
+from img_deploy.runtime.spans import ScoredSpan, check_options, decode_spans
 from img_deploy.text.vocabulary import EncodedWords
 
 Run = Callable[[str, Feeds], Outputs]
@@ -173,6 +173,10 @@ def answer_pair(
     return _answers(out, [shown], top_k, nms)[0]
 
 
+_SHOWN = ("start_logits", "end_logits", "importance", "saliency", "saliency_visual", "saliency_audio")
+"""Outputs that an answer is made of."""
+
+
 class _Shown(NamedTuple):
     """What an answer shows of its pair."""
 
@@ -189,14 +193,22 @@ class _Shown(NamedTuple):
 def _answers(out: Outputs, batch: list[_Shown], top_k: int, nms: float) -> list[Answer | FeatureError]:
     clips = [pair.clips for pair in batch]
     good = _with_result(out, clips)
-    start, end = (out[name] if len(good) == len(batch) else out[name][good] for name in ("start_logits", "end_logits"))
-    spans = dict(zip(good, decode_spans(start, end, [clips[row] for row in good], top_k, nms), strict=True))
+    spans = _spans(out, good, clips, top_k, nms)
     return [
         _answer(out, row, pair, spans[row]) if row in spans else _no_result(str(pair)) for row, pair in enumerate(batch)
     ]
 
 
-def _answer(out: Outputs, row: int, pair: _Shown, spans: list[tuple[int, int, float]]) -> Answer:
+def _spans(out: Outputs, rows: list[int], clips: list[int], top_k: int, nms: float) -> dict[int, list[ScoredSpan]]:
+    """Row of the batch -> its best spans."""
+    if top_k == 1 and BEST_SPAN in out:
+        ends, scores = out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist()
+        return {row: [(*ends[row], scores[row])] for row in rows}
+    logits = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
+    return dict(zip(rows, decode_spans(*logits, [clips[row] for row in rows], top_k, nms), strict=True))
+
+
+def _answer(out: Outputs, row: int, pair: _Shown, spans: list[ScoredSpan]) -> Answer:
     fused = "importance" in out
 
     def per_clip(name: str) -> NDArray[np.float32]:
@@ -220,15 +232,18 @@ def _answer(out: Outputs, row: int, pair: _Shown, spans: list[tuple[int, int, fl
 def _with_result(out: Outputs, clips: list[int]) -> list[int]:
     """The rows of which everything that an answer is made of is a number. A logit may be -inf, a masked one in half
     precision."""
-    rows = range(len(clips))
-    if np.isfinite(np.concatenate([values.ravel() for values in out.values()])).all():
-        return list(rows)
+    rows, faults = list(range(len(clips))), out.get(FAULTS)
+    names = [name for name in _SHOWN if name in out]
+    if faults is None:
+        faults = [not np.isfinite(np.concatenate([out[name].ravel() for name in names])).all()]
+    if not any(faults):
+        return rows
 
     def real(name: str, row: int) -> NDArray[Any]:
         values: NDArray[Any] = out[name][row, : clips[row]] if out[name].ndim > 1 else out[name][row]
         return np.maximum(values, 0) if "logits" in name else values
 
-    return [row for row in rows if all(np.isfinite(real(name, row)).all() for name in out)]
+    return [row for row in rows if all(np.isfinite(real(name, row)).all() for name in names)]
 
 
 def _mask(lengths: list[int]) -> NDArray[np.bool_]:

@@ -6,9 +6,11 @@ which puts the lower index first where scores are equal.
 
 from typing import Any
 
+import numpy as np
+
 from img_deploy.kernels.dtypes import MASKED
 from img_deploy.kernels.lowering import Call, NodeForm
-from img_deploy.kernels.onnx_nodes import Nodes, masked_softmax
+from img_deploy.kernels.onnx_nodes import Nodes
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Dims, Output, PluginForm, Sizes, Variant, number_of, reference_of
 from img_deploy.kernels.plugin_names import PluginName
@@ -25,23 +27,26 @@ def node_form(call: Call) -> NodeForm:
 
 def body(op: Nodes, _call: Call, given: Any) -> Any:
     """The ONNX body, over ``TopK``, which puts the lower index first where scores are equal."""
-    none, real = op.floats(MASKED), op.Cast(given.mask, to=op.wide)  # [B, L]
+    lowest, none = (op.constant(np.array(value, np.float64)) for value in (MASKED, -np.inf))
 
-    def probabilities(logits: Any) -> Any:
-        return op.Mul(op.to_wide(masked_softmax(op, op.to_wide(logits), given.mask)), real)
+    def logits(values: Any) -> Any:
+        return op.Where(given.mask, op.Max(op.Cast(values, to=op.double), lowest), none)  # [B, L]
 
-    start, end = probabilities(given.start_logits), probabilities(given.end_logits)
-    joint = op.Mul(op.Unsqueeze(start, [2]), op.Unsqueeze(end, [1]))  # [B, L, L]
+    start, end = logits(given.start_logits), logits(given.end_logits)
+    sums = op.Add(op.Unsqueeze(start, [2]), op.Unsqueeze(end, [1]))  # [B, L, L]
+    real = op.Cast(given.mask, to=op.wide)
     both = op.Mul(op.Unsqueeze(real, [2]), op.Unsqueeze(real, [1]))
     is_span = op.Greater(op.Trilu(both, upper=1), op.floats(0.5))
-    flat = op.Flatten(op.Where(is_span, joint, none), axis=1)
+    flat = op.Flatten(op.Where(is_span, sums, none), axis=1)
     # Room for k of them, however short the sample is.
-    scores, index = op.TopK(op.Pad(flat, [0, 0, 0, given.k], none), [given.k], axis=1, largest=1, sorted=1, outputs=2)
-    found = op.Greater(scores, op.floats(MASKED / 2))  # [B, k]
+    best, index = op.TopK(op.Pad(flat, [0, 0, 0, given.k], none), [given.k], axis=1, largest=1, sorted=1, outputs=2)
+    found = op.Greater(best, none)  # [B, k]
     length = op.Gather(op.Shape(given.mask), op.ints(1), axis=0)
     pair = op.Concat(op.Unsqueeze(op.Div(index, length), [2]), op.Unsqueeze(op.Mod(index, length), [2]), axis=2)
     spans = op.Mul(pair, op.Unsqueeze(op.Cast(found, to=op.long), [2]))
-    return spans, op.Mul(scores, op.Cast(found, to=op.wide))
+    norms = op.Add(*(op.ReduceLogSumExp(each, [1], keepdims=1) for each in (start, end)))  # [B, 1]
+    scores = op.Exp(op.Sub(best, norms))
+    return spans, op.Where(found, scores, op.constant(np.array(0.0)))
 
 
 def plugin_form(name: PluginName) -> PluginForm:

@@ -1,4 +1,4 @@
-"""Span decoding in one launch: both softmaxes and the k best spans, without the table of all spans in memory."""
+"""Span decoding in one launch: the k best spans and their scores, without the table of all spans in memory."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,62 +21,69 @@ def best_spans_kernel(
     mask_ptr,  # [B, L] bool
     length,
     spans_ptr,  # [B, K, 2] int64
-    scores_ptr,  # [B, K] fp32
+    scores_ptr,  # [B, K] fp64
     K: tl.constexpr,
     BLOCK_L: tl.constexpr,  # power of two >= length
     BLOCK_I: tl.constexpr,  # rows of the span table held at a time
 ):
     row = tl.program_id(0)
     j = tl.arange(0, BLOCK_L)
-    inside = j < length
-    real = tl.load(mask_ptr + row * length + j, mask=inside, other=0) != 0
-    start = tl.load(start_logits_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
-    end = tl.load(end_logits_ptr + row * length + j, mask=inside, other=0.0).to(tl.float32)
-    start, end = tl.where(real, start, MASKED), tl.where(real, end, MASKED)
-    start_max = tl.max(start, axis=0)
-    start_sum = tl.sum(tl.where(real, tl.exp(start - start_max), 0.0), axis=0)
-    end_max = tl.max(end, axis=0)
-    end_sum = tl.sum(tl.where(real, tl.exp(end - end_max), 0.0), axis=0)
-    # A sample without clips has no span; its sums must still not divide 0 by 0.
-    end_p = tl.where(real, tl.exp(end - end_max) / tl.where(end_sum > 0, end_sum, 1.0), 0.0)
+    start = _logits(start_logits_ptr, mask_ptr, row, j, length)
+    end = _logits(end_logits_ptr, mask_ptr, row, j, length)
+    start_high, start_log_sum = _log_sum(start)
+    end_high, end_log_sum = _log_sum(end)
 
-    # The n-th best span is the best of those that come after the (n-1)-th in the order "score, then row order".
-    last_score = float("inf")
+    # The n-th best span is the best of those that come after the (n-1)-th in the order "sum, then row order".
+    last_sum = tl.full([], float("inf"), tl.float64)
     last_flat = -1
     for n in range(K):
-        best_score = -1.0
-        best_flat = 0
+        # Of each place in the block: the best of the rows that it has stood for, the first where they are equal.
+        sums = tl.full([BLOCK_I, BLOCK_L], float("-inf"), tl.float64)
+        flats = tl.zeros([BLOCK_I, BLOCK_L], tl.int32)
         for first in range(0, length, BLOCK_I):
             i = first + tl.arange(0, BLOCK_I)
-            row_real = tl.load(mask_ptr + row * length + i, mask=i < length, other=0) != 0
-            row_start = tl.load(start_logits_ptr + row * length + i, mask=i < length, other=0.0).to(tl.float32)
-            row_start = tl.where(row_real, row_start, MASKED)
-            start_p = tl.where(row_real, tl.exp(row_start - start_max) / tl.where(start_sum > 0, start_sum, 1.0), 0.0)
-            score = start_p[:, None] * end_p[None, :]  # [BLOCK_I, BLOCK_L]
+            total = _logits(start_logits_ptr, mask_ptr, row, i, length)[:, None] + end[None, :]
             flat = i[:, None] * length + j[None, :]
-            after = (score < last_score) | ((score == last_score) & (flat > last_flat))
-            valid = row_real[:, None] & real[None, :] & (i[:, None] <= j[None, :]) & after
-            score = tl.where(valid, score, -1.0)
-            tile_score = tl.max(tl.max(score, axis=1), axis=0)
-            at_best = tl.where(valid & (score == tile_score), flat, 2147483647)
-            tile_flat = tl.min(tl.min(at_best, axis=1), axis=0)
-            better = tile_score > best_score
-            best_flat = tl.where(better, tile_flat, best_flat)
-            best_score = tl.where(better, tile_score, best_score)
+            after = (total < last_sum) | ((total == last_sum) & (flat > last_flat))
+            better = (i[:, None] <= j[None, :]) & after & (total > sums)
+            sums = tl.where(better, total, sums)
+            flats = tl.where(better, flat, flats)
+        best_sum = tl.max(tl.max(sums, axis=1), axis=0)
+        best_flat = tl.min(tl.min(tl.where(sums == best_sum, flats, 2147483647), axis=1), axis=0)
+        found = best_sum > float("-inf")  # none is left: the sum lets nothing through from here on
+        best_flat = tl.where(found, best_flat, 0)
+        best_i, best_j = best_flat // length, best_flat % length
+        start_log = _logits(start_logits_ptr, mask_ptr, row, best_i, length) - start_high - start_log_sum
+        end_log = _logits(end_logits_ptr, mask_ptr, row, best_j, length) - end_high - end_log_sum
         out = row * K + n
-        tl.store(scores_ptr + out, tl.maximum(best_score, 0.0))
-        tl.store(spans_ptr + 2 * out, (best_flat // length).to(tl.int64))
-        tl.store(spans_ptr + 2 * out + 1, (best_flat % length).to(tl.int64))
-        # Nothing left: a score of -1 lets nothing through from here on, so the rest stays empty as well.
-        last_score = best_score
-        last_flat = best_flat
+        tl.store(scores_ptr + out, tl.where(found, tl.exp(start_log + end_log), 0.0))
+        tl.store(spans_ptr + 2 * out, best_i.to(tl.int64))
+        tl.store(spans_ptr + 2 * out + 1, best_j.to(tl.int64))
+        last_sum, last_flat = best_sum, best_flat
+
+
+@triton.jit
+def _logits(logits_ptr, mask_ptr, row, at, length):
+    """Logits in float64, at least ``MASKED``; -inf where the mask is False or the sample ends."""
+    real = tl.load(mask_ptr + row * length + at, mask=at < length, other=0) != 0
+    values = tl.load(logits_ptr + row * length + at, mask=at < length, other=0.0).to(tl.float64)
+    return tl.where(real, tl.maximum(values, MASKED), float("-inf"))
+
+
+@triton.jit
+def _log_sum(logits):
+    """The largest logit of a sample, and the log of the sum of their exponentials above it. Zeros without clips."""
+    highest = tl.max(logits, axis=0)
+    highest = tl.where(highest > float("-inf"), highest, 0.0)
+    total = tl.sum(tl.exp(logits - highest), axis=0)
+    return highest, tl.log(tl.where(total > 0, total, 1.0))
 
 
 def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` most probable spans; see ``reference.py``. [B, L] x 2, [B, L] bool -> [B, k, 2] int64, [B, k] fp32."""
+    """The ``k`` most probable spans; see ``reference.py``. [B, L] x 2, [B, L] bool -> [B, k, 2] int64, [B, k] fp64."""
     batch, length = start_logits.shape
     spans = torch.empty((batch, k, 2), dtype=torch.int64, device=start_logits.device)
-    scores = torch.empty((batch, k), dtype=torch.float32, device=start_logits.device)
+    scores = torch.empty((batch, k), dtype=torch.float64, device=start_logits.device)
     if min(batch, length, k) == 0:
         return spans.zero_(), scores.zero_()
     config = config_for("best_spans", "rows", start_logits.dtype, start_logits.device)
@@ -100,7 +107,7 @@ AOT_CASES = tuple(
         variant="rows",
         kernel=best_spans_kernel,
         constexprs={"K": k, "BLOCK_L": 128},
-        pointers={"mask_ptr": "i1", "spans_ptr": "i64", "scores_ptr": "fp32"},
+        pointers={"mask_ptr": "i1", "spans_ptr": "i64", "scores_ptr": "fp64"},
     )
     for k in (1, 5)
 )
@@ -113,5 +120,5 @@ def tuning_calls() -> Iterator[TuningCall]:
         start, end = torch.randn(2, 64, 128, dtype=dtype, device="cuda").unbind()
         mask = torch.ones(64, 128, dtype=torch.bool, device="cuda")
         spans = torch.empty(64, 1, 2, dtype=torch.int64, device="cuda")
-        scores = torch.empty(64, 1, dtype=torch.float32, device="cuda")
+        scores = torch.empty(64, 1, dtype=torch.float64, device="cuda")
         yield TuningCall("rows", name, partial(_launch, start, end, mask, spans, scores), candidates)

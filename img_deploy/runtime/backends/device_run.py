@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.model.graphs import GraphSpec, TensorSpec
@@ -44,15 +45,12 @@ class DeviceRun:
     ) -> None:
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
-        batch = dict(bucket.sizes)["batch"]
-        self._columns: list[tuple[str, int, str | None]] = []
-        """Of each output that goes to the host: its first column, and the axis of its columns, if it has several."""
-        at = 0
-        for tensor in brought(spec):
-            self._columns.append((tensor.name, at, str(tensor.axes[1]) if tensor.axes[1:] else None))
-            at += prod(bucket.shape(tensor)[1:])
-        self.back = back[: batch * at].view(batch, at)
+        self._row = row_of(spec, bucket)
+        self.back = back[: room(spec, bucket)].view(dict(bucket.sizes)["batch"], -1)
         self._brought = self.back.numpy()
+        self._going = [(each.name, each.axes[1] if each.axes[1:] else None) for each in brought(spec)]
+        """Of each output that goes to the host: its name, and the axis of its columns, if it has any."""
+        self._floats = sum(prod(bucket.shape(each)[1:]) for each in brought(spec) if each.dtype == "float32")
         self._staying = [tensor for tensor in spec.outputs if stays(tensor)]
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
@@ -73,8 +71,12 @@ class DeviceRun:
             for tensor, one in zip(self._staying, kept.unbind(), strict=True):
                 out[tensor.name] = cut(one, tensor, sizes)
         host = self._brought[: sizes["batch"]].copy()
-        for name, at, axis in self._columns:
-            out[name] = host[:, at : at + sizes[axis]] if axis else host[:, at]
+        row = host.view(self._row)[:, 0]
+        for name, axis in self._going:
+            values = row[name]
+            out[name] = values[:, : sizes[axis]] if isinstance(axis, str) else values
+        if not self._staying:
+            out[FAULTS] = ~np.logical_and.reduce(np.isfinite(host[:, : self._floats]), axis=1)
         return out
 
     def on_stream(self) -> AbstractContextManager[Any]:
@@ -93,7 +95,8 @@ class DeviceRun:
             if stays(tensor):
                 staying.append(values)
             else:
-                going.append(values if tensor.axes[1:] else values[:, None])
+                values = values if tensor.axes[1:] else values[:, None]
+                going.append(values if tensor.dtype == "float32" else values.view(torch.float32))  # the same bytes
         if staying:
             kept = torch.stack(staying)  # [., B, L, D]
             going.append((kept * 0).sum(dim=(0, 3), dtype=torch.float32))  # NaN where one is no number
@@ -118,7 +121,18 @@ def stays(tensor: TensorSpec) -> bool:
 
 
 def brought(spec: GraphSpec) -> list[TensorSpec]:
-    """What a graph gives the host, [B] or [B, L] float32: outputs, and ``FAULTS`` of those that stay on the device."""
+    """What a graph gives the host, [B] or [B, .]: outputs, and ``FAULTS`` of those that stay on the device. Those of
+    float32 come first."""
     staying = [tensor for tensor in spec.outputs if stays(tensor)]
     faults = [TensorSpec(FAULTS, "float32", tensor.axes[:2]) for tensor in staying[:1]]
     return [tensor for tensor in spec.outputs if not stays(tensor)] + faults
+
+
+def row_of(spec: GraphSpec, bucket: Bucket) -> "np.dtype[Any]":
+    """What a graph gives the host of one sample, as one NumPy record."""
+    return np.dtype([(each.name, each.dtype, bucket.shape(each)[1:]) for each in brought(spec)])
+
+
+def room(spec: GraphSpec, bucket: Bucket) -> int:
+    """Elements of float32 memory that hold :func:`row_of` of each sample."""
+    return int(dict(bucket.sizes)["batch"] * row_of(spec, bucket).itemsize // np.dtype(np.float32).itemsize)

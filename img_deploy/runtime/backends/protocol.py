@@ -12,8 +12,13 @@ Feeds = Mapping[str, Values | list[Values]]
 """Inputs by name: [B, ...], or a list with the real clips or words of each sample, as many as its mask says."""
 Outputs = dict[str, Values]
 FAULTS = "faults"
-"""[B, L] in host memory, of what an encoder leaves on a device: zero for each clip or word that is encoded in numbers
-alone, NaN for others."""
+"""In host memory: zero where outputs are numbers alone, NaN or True where not. [B, L], of each clip or word that an
+encoder leaves on a device; [B], of what a grounder gives."""
+BEST_SPAN, BEST_SCORE = "best_span", "best_score"
+"""[B, 2] int64 and [B] float64, of a grounder that decodes where it computes: the span and the score that
+:func:`img_deploy.runtime.spans.decode_spans` finds best."""
+FEATURE_RANGE = "feature_range"
+"""[B, 4] float32: least and greatest number of ``video``, then of ``audio``, as ``PAIR`` was given them."""
 
 
 def on_host(values: Values) -> NDArray[Any]:
@@ -47,7 +52,8 @@ class Backend(Protocol):
         """Outputs of a graph, by the names of :func:`img_deploy.model.graphs.graph_specs`.
 
         What is a ``float`` there (encoded clips and words) may stay on the device, and be given to a later run as it
-        is, with :data:`FAULTS` beside it; everything else is in host memory.
+        is, with :data:`FAULTS` beside it; everything else is in host memory. A backend may add :data:`FAULTS`,
+        :data:`BEST_SPAN` with :data:`BEST_SCORE`, and :data:`FEATURE_RANGE`.
 
         Args:
             graph: one of ``GRAPH_NAMES``, or ``PAIR`` where :attr:`has_pair`.

@@ -140,7 +140,7 @@ def test_recorded_values(checkpoints: dict, used: set, backend: Callable) -> Non
     }
     for name, key in recorded.items():
         np.testing.assert_allclose(found[name].ravel(), case[key].ravel(), atol=1e-4, err_msg=name)
-    assert used == set(OP_NAMES) - {"best_spans"}, "an op went to its reference"
+    assert used == set(OP_NAMES), "an op went to its reference"
 
 
 @pytest.mark.parametrize(("precision", "clips"), [("fp32", 12), ("fp16", 8), ("bf16", 8)])
@@ -155,7 +155,7 @@ def test_a_ragged_batch(checkpoints: dict, used: set, backend: Callable, precisi
     for row, feeds in enumerate(alone):
         expected = run_all(eager, feeds)
         check(found, expected, row, TOLERANCE[precision])
-        check(pairs, {name: expected[name] for name in pairs}, row, TOLERANCE[precision])
+        check(pairs, {name: expected[name] for name in pairs if name in expected}, row, TOLERANCE[precision])
     assert used
 
 
@@ -164,4 +164,5 @@ def test_a_video_without_sound(checkpoints: dict, used: set, backend: Callable) 
     network, feeds, _ = case_of(checkpoints, "tiny_glove_deep", "case_L9_Q6")
     found = run_all(backend(network, "fp32", 9), feeds, "visual_grounder")
     check(found, run_all(TorchBackend(network), feeds, "visual_grounder"), 0, TOLERANCE["fp32"])
-    assert used == {"attention_block", "boundary_logits", "conv_block", "query_attention", "word_embedding"}
+    ops = {"attention_block", "boundary_logits", "conv_block", "query_attention", "word_embedding", "best_spans"}
+    assert used == ops

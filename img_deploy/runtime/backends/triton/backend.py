@@ -26,6 +26,7 @@ from img_deploy.runtime.backends.padded import Part, run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, on_host
 from img_deploy.runtime.backends.torch.backend import full_float32, network_from_bundle, why_no_weights
 from img_deploy.runtime.backends.triton.batch_limit import BatchLimit, OutOfMemory
+from img_deploy.runtime.backends.triton.run_outputs import run_spec
 
 if TYPE_CHECKING:
     from img_deploy.runtime.backends.triton.captured_run import StaticRun
@@ -148,7 +149,8 @@ class TritonBackend(NativeBackend):
     ) -> None:
         super().__init__()
         self.device, self.precision = packed.device.type, packed.precision
-        self._specs = {**graph_specs(packed.network.config), PAIR: pair_spec(packed.network.config)}
+        specs = {**graph_specs(packed.network.config), PAIR: pair_spec(packed.network.config)}
+        self._specs = {name: run_spec(spec) for name, spec in specs.items()}
         ladders = Ladders.up_to(limits)
         self._streams: dict[str, LifoQueue[StreamRuns]] = {kind: LifoQueue() for kind in KINDS.values()}
         """Those that are free, by kind of work; the one used last is taken first."""

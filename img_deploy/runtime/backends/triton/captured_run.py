@@ -8,16 +8,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from img_deploy.model.branches import side_by_side
+from img_deploy.kernels.best_spans import best_spans
+from img_deploy.kernels.dispatch import use_ops
+from img_deploy.model.branches import branches, side_by_side
 from img_deploy.model.graphs import GraphSpec
 from img_deploy.runtime.backends.buckets import Bucket
 from img_deploy.runtime.backends.cuda import capturing
-from img_deploy.runtime.backends.device_run import DeviceRun, brought
+from img_deploy.runtime.backends.device_run import DeviceRun, room
 from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs
 from img_deploy.runtime.backends.padded import host_dtype
 from img_deploy.runtime.backends.protocol import Feeds, Outputs
 from img_deploy.runtime.backends.triton.batch_limit import watched
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
+from img_deploy.runtime.backends.triton.run_outputs import RANGE, gives_logits
 from img_deploy.runtime.backends.triton.side_streams import SideStreams
 
 Results = TypeVar("Results")
@@ -37,7 +40,7 @@ class StaticRun(DeviceRun):
     On the host, it is what a captured run is on a GPU: the same memory, padding and kernels.
 
     Args:
-        packed: the network; spec: which of its graphs; bucket: at which sizes.
+        packed: the network; spec: which of its graphs, with what :func:`run_spec` adds; bucket: at which sizes.
     """
 
     def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket) -> None:
@@ -65,7 +68,7 @@ class StaticRun(DeviceRun):
             ours, own = (memory[at : at + size].view(kind).view(bucket.shape(each)) for memory in (there, here))
             self.inputs[each.name], arrays[each.name] = ours, own.numpy()
             at += _aligned(size)
-        back = torch.empty(sum(prod(bucket.shape(each)) for each in brought(spec)), pin_memory=pinned)
+        back = torch.empty(room(spec, bucket), pin_memory=pinned)
         super().__init__(spec, bucket, arrays, [(there, here)], encoded, back)
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
@@ -74,9 +77,23 @@ class StaticRun(DeviceRun):
             return super().__call__(feeds, sizes)
 
     def compute(self) -> Sequence[Tensor]:
+        with torch.inference_mode(), use_ops(("best_spans",)):
+            with_ranges = RANGE in self.spec.outputs
+            ranges, out = branches(self._ranges, self._network) if with_ranges else ((), self._network())
+            if not gives_logits(self.spec):
+                return out
+            spans, scores = best_spans(*out[:2], self.inputs["clip_mask"], 1)
+            return *out, *ranges, spans[:, 0], scores[:, 0]
+
+    def _network(self) -> tuple[Tensor, ...]:
         storage = self.packed.storage
         inputs = [self.inputs[each.name] for each in self.spec.inputs]
         return self.packed(self.spec.name, [one.to(storage) if one.is_floating_point() else one for one in inputs])
+
+    def _ranges(self) -> tuple[Tensor, ...]:
+        """Of features as they came from the host; the zeros beside a sample are among its numbers."""
+        features = (self.inputs[name].flatten(1) for name in ("video", "audio"))
+        return (torch.stack([end for each in features for end in each.aminmax(dim=1)], dim=1).float(),)
 
 
 def _aligned(size: int) -> int:

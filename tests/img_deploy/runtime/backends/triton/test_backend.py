@@ -17,12 +17,14 @@ from img_deploy.kernels.dtypes import ELEMENT_TYPES
 from img_deploy.model.graphs import GRAPH_NAMES, PAIR, graph_specs
 from img_deploy.runtime.backends.buckets import shape_of
 from img_deploy.runtime.backends.padded import fill, stacked
-from img_deploy.runtime.backends.protocol import FAULTS, on_host
+from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FAULTS, FEATURE_RANGE, on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
+from img_deploy.runtime.backends.triton import captured_run
 from img_deploy.runtime.backends.triton.backend import TritonBackend
 from img_deploy.runtime.backends.triton.batch_limit import OutOfMemory
 from img_deploy.runtime.backends.triton.captured_run import StaticRun
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
+from img_deploy.runtime.spans import decode_spans
 
 RUNS = ("tiny_glove", "tiny_vlm")
 TOLERANCE = {"fp32": 2e-5, "fp16": 3e-2, "bf16": 2.5e-1}
@@ -114,7 +116,7 @@ def test_half_precisions(networks, precision):
         feeds = draw(network.config, graph, 3, 11, 5, 1)
         found, expected = backend.run(graph, feeds), eager.run(graph, feeds)
         compare(found, expected, feeds, TOLERANCE[precision])
-        assert all(on_host(value).dtype in (np.float32, np.float16) for value in found.values())
+        assert all(on_host(found[name]).dtype in (np.float32, np.float16) for name in expected)
         with pytest.raises(AssertionError):  # it did compute in that precision
             compare(found, expected, feeds, TOLERANCE["fp32"])
 
@@ -132,8 +134,41 @@ def test_a_pair_in_one_graph_gives_what_three_graphs_give(networks, run, precisi
         for graph in GRAPH_NAMES[:2]:
             apart |= backend.run(graph, apart)
         expected = backend.run("grounder", apart)
-        for name, values in backend.run(PAIR, feeds).items():
-            np.testing.assert_allclose(values, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
+        found = backend.run(PAIR, feeds)
+        assert found.keys() - expected.keys() == {FEATURE_RANGE}
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("graph", ["grounder", "visual_grounder"])
+@given(batch=st.integers(1, 5), clips=st.integers(1, 16), seed=st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_spans_are_those_that_the_host_decodes(networks, run, graph, batch, clips, seed):
+    """A span would end in the padding, be that of another sample, or lose digits on its way to the host."""
+    network = networks[run]
+    feeds = draw(network.config, graph, batch, clips, 5, seed)
+    out = backend_of(network)[0].run(graph, feeds)
+    expected = decode_spans(out["start_logits"], out["end_logits"], feeds["clip_mask"].sum(axis=1))
+    assert out[BEST_SPAN].tolist() == [[i, j] for ((i, j, _),) in expected]
+    np.testing.assert_allclose(out[BEST_SCORE], [score for ((*_, score),) in expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("precision", "cast_there"), [("fp32", 2**20), ("fp16", 2**20), ("fp16", 0)])
+def test_a_pair_tells_the_range_of_its_features(networks, precision, cast_there, monkeypatch):
+    """Features that no extractor gives would pass unseen: the host does not look at them."""
+    monkeypatch.setattr(captured_run, "CAST_THERE", cast_there)
+    network = networks["tiny_vlm"]
+    backend, _ = backend_of(network, precision)
+    feeds = draw(network.config, "video_encoder", 1, 9, 3, 1) | draw(network.config, "query_encoder", 1, 9, 3, 1)
+    for value, at in ((-250.0, 0), (250.0, 1), (np.inf, 1), (np.nan, 1)):
+        for name, first in (("video", 0), ("audio", 2)):
+            changed = feeds | {name: feeds[name].copy()}
+            changed[name][0, -1, 0] = value
+            found = backend.run(PAIR, changed)[FEATURE_RANGE][0]
+            assert np.isnan(found[first : first + 2]).all() if np.isnan(value) else found[first + at] == value
+            others = np.delete(found, first + at if np.isfinite(value) else [first, first + 1])
+            assert np.abs(others).max() < 10
 
 
 def test_batch_does_not_matter(networks):
