@@ -1,6 +1,6 @@
 """The whole network, from features and words to logits, in the versions that are compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -145,32 +145,22 @@ def ours(network: IMGNetwork, precision: str, device: str, like: Inputs) -> Repl
     return Replayed(Chain(packed.network, packed), device, like)
 
 
-WAYS = ("one graph", "own graphs")
-
-
-def compiled(network: IMGNetwork, precision: str, device: str, like: Inputs, way: str) -> Callable[[Inputs], Outputs]:
+def compiled(network: IMGNetwork, precision: str, device: str, like: Inputs) -> Replayed:
     """``torch.compile`` over the network for batches without padding (``nn.GRU`` unpacked, the fused head alone).
 
-    Args:
-        way: ``own graphs``: ``mode="max-autotune"``, which captures CUDA graphs between the GRUs; ``one graph``: its
-            kernels without those, captured with the GRUs as one CUDA graph, as ours are.
-
-    On a CPU the network is traced and run, but no code is made: that takes minutes and measures nothing.
+    Its kernels and the GRUs between them are captured as one CUDA graph, as ours are. On a CPU the network is traced
+    and run, but no code is made: that takes minutes and measures nothing.
     """
     torch._dynamo.reset()
-    mode = "max-autotune" if way == "own graphs" else "max-autotune-no-cudagraphs"
-    options: Mapping[str, Any] = {"mode": mode} if device == "cuda" else {"backend": "eager"}
-    chain = torch.compile(Chain(unpadded_network(network).to(device, storage_of(precision))), dynamic=False, **options)
+    backend = "inductor" if device == "cuda" else "eager"
+    plain = unpadded_network(network).to(device, storage_of(precision))
+    chain = torch.compile(Chain(plain), dynamic=False, backend=backend)
 
     def run(inputs: Inputs) -> Outputs:
-        # Without this a later call's graph may write where an earlier one's result lies, or refuse to.
-        torch.compiler.cudagraph_mark_step_begin()
         with torch.no_grad():
             out: Outputs = chain(inputs)
             return out
 
-    if way == "own graphs":
-        return run
     run(like)  # traced here, where branches follow each other: Dynamo cannot trace the streams of a capture
     return Replayed(run, device, like)
 

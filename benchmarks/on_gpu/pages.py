@@ -16,8 +16,8 @@ METHOD = (
     "weights. *Latency* is on the host's clock from the call to the end of its work, *streaming* the time per call "
     "where calls do not wait for each other. `ours` is one CUDA graph. `eager` computes as the published code does "
     "(packed `nn.GRU`, three heads). `torch.compile` gets less to do: batches without padding, unpacked `nn.GRU`, one "
-    "head; `one graph` is captured with its GRUs as one CUDA graph like ours, `own graphs` is `max-autotune` as it is. "
-    "Goals are held against the faster precision of eager and the faster way of `torch.compile`.",
+    "head; the kernels that it makes by default are captured with the GRUs as one CUDA graph, as ours are. Goals are "
+    "held against the faster precision of eager.",
     "- Served: through the backend that serves answers, features (or clips and words that were encoded before) in host "
     "memory, padding, copies both ways, and the span. Pairs/s: from encoded clips, two calls under way.",
     "- Kernels: `ours` many times in one CUDA graph; `eager` PyTorch's reference with its launches. Full float32 "
@@ -93,8 +93,7 @@ def _network_row(entry: Entry) -> Iterator[tuple[object, ...]]:
     record, batch = entry.record, entry.case["batch"]
     streaming = record["streaming"]
     pairs = None if streaming is None else 1000 * batch / streaming["p50"]
-    version = entry.case["version"] if entry.step != "compiled" else f"torch.compile, {entry.case['version']}"
-    yield (*_size(entry), version, entry.case["precision"], _p50(record["latency"]), number(pairs))
+    yield (*_size(entry), entry.case["version"], entry.case["precision"], _p50(record["latency"]), number(pairs))
 
 
 def _served_row(entry: Entry) -> Iterator[tuple[object, ...]]:

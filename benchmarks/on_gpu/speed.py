@@ -38,7 +38,7 @@ KERNELS, REPLAYS = 20, 5
 def time_network(version: str, precision: str, batch: int, clips: int, clock: Clock) -> dict[str, Any]:
     """``latency`` and ``streaming`` of batches that lie on the GPU, in milliseconds per batch.
 
-    ``version``: ``eager``, ``ours`` or one of ``network.WAYS``.
+    ``version``: ``eager``, ``ours`` or ``torch.compile``.
     """
     inputs = [on_device(one, precision, clock.device) for one in _feeds(batch, clips, clock)]
     run = _version(version, precision, clock.device, inputs[0])
@@ -57,7 +57,7 @@ def _version(version: str, precision: str, device: str, like: Inputs) -> Callabl
         return Eager(network, precision, device)
     if version == "ours":
         return ours(network, precision, device, like)
-    return compiled(network, precision, device, like, version)
+    return compiled(network, precision, device, like)
 
 
 def time_served(precision: str, batch: int, clips: int, clock: Clock) -> dict[str, Any]:

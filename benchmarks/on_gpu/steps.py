@@ -31,7 +31,7 @@ CHECKED = {
 RACED = {"cuda": (((17,), 17), (tuple(range(1, 10)) * 9, 9)), "cpu": (((4, 1), 4),)}
 """(real clips of each sample, clips) of the race check."""
 TINY_SIZE = {"batch": 2, "clips": 4}
-ON_CPU = {"op": ("global_fusion",), "version": ("ours", "eager", "one graph")}
+ON_CPU = {"op": ("global_fusion",), "version": ("ours", "eager", "torch.compile")}
 
 
 def cases(step: str) -> list[Case]:
@@ -60,20 +60,13 @@ def _sizes() -> Iterator[Case]:
         yield {"version": version, "precision": "fp16", "batch": batch, "clips": clips}
 
 
-def _compiled() -> Iterator[Case]:
-    from img_deploy.benchmarks.on_gpu.network import WAYS
-
-    for way in WAYS:
-        yield {"version": way, "precision": "fp16", **SINGLE}
-
-
 _CASES: dict[str, Callable[[], Any]] = {
     "checks": lambda: ({"op": op, "precision": each} for each, op in product(HALF_FIRST, OP_NAMES)),
     "accuracy": lambda: ({"precision": each} for each in HALF_FIRST),
     "network": _network,
     "served": lambda: ({"precision": "fp16", **size} for size in (SINGLE, CROWD)),
     "profile": lambda: ({"precision": "fp16", **size} for size in (SINGLE, CROWD)),
-    "compiled": _compiled,
+    "compiled": lambda: ({"version": "torch.compile", "precision": "fp16", **SINGLE},),
     "gru": lambda: ({"precision": each, **size} for each, size in product(PRECISIONS[1::-1], (SINGLE, CROWD))),
     "training": lambda: ({"batch": batch, "clips": 64} for batch in (16, 64)),
     "kernels": lambda: ({"op": op, "precision": "fp16", **size} for size, op in product((SINGLE, CROWD), OP_NAMES)),
