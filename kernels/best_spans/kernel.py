@@ -13,6 +13,9 @@ from img_deploy.kernels.launch import STORAGE_DTYPES, padded
 from img_deploy.kernels.tiles import MASKED
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
+SHORTEST = 128
+"""Clips that a program has room for at least: no shorter sample compiles the kernel anew."""
+
 
 @triton.jit(do_not_specialize=["length"])
 def best_spans_kernel(
@@ -96,7 +99,7 @@ def _launch(start: Tensor, end: Tensor, mask: Tensor, spans: Tensor, scores: Ten
     best_spans_kernel[(batch,)](
         *(start, end, mask, length, spans, scores),
         K=spans.shape[1],
-        BLOCK_L=padded(length),
+        BLOCK_L=padded(max(length, SHORTEST)),
         **config.launch_options(),
     )
 
@@ -106,7 +109,7 @@ AOT_CASES = tuple(
         op="best_spans",
         variant="rows",
         kernel=best_spans_kernel,
-        constexprs={"K": k, "BLOCK_L": 128},
+        constexprs={"K": k, "BLOCK_L": SHORTEST},
         pointers={"mask_ptr": "i1", "spans_ptr": "i64", "scores_ptr": "fp64"},
     )
     for k in (1, 5)
