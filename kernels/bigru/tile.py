@@ -18,17 +18,25 @@ def _tanh(x):
 
 
 @gluon.jit
-def _sigmoid(x):
-    return 0.5 * _tanh(0.5 * x) + 0.5
+def _half(x):
+    """r, z and the state's part of n are halves from the weights on: sigmoid(r) = tanh(r / 2) / 2 + 1 / 2, and
+    sigmoid(r) * n = tanh(r / 2) * n / 2 + n / 2."""
+    return (x.to(gl.float32) * 0.5).to(x.dtype)
 
 
 @gluon.jit
 def _samples(tile, BLOCK_B: tl.constexpr):
-    """The columns of a product [BLOCK_H, 8] that hold samples: all 8, or every second one; no thread gives any away."""
+    """The columns of a product [BLOCK_H, 8] that hold samples: all 8, or every second one; no thread gives any away.
+
+    Rows become units: of 16, a thread has two rows that lie 8 apart, and they are neighbours as units, so that it reads
+    and writes both at once.
+    """
+    rows = gl.permute(gl.reshape(tile, [tile.shape[0] // 16, 2, 8, 8]), [0, 2, 1, 3])
+    units = gl.reshape(rows, [tile.shape[0], 8])
     if BLOCK_B == 8:
-        return tile
+        return units
     else:  # noqa: RET505 (Triton compiles what follows a static return too)
-        even, _ = gl.split(gl.reshape(tile, [tile.shape[0], 4, 2]))
+        even, _ = gl.split(gl.reshape(units, [tile.shape[0], 4, 2]))
         return even
 
 
@@ -82,21 +90,22 @@ def gru_batch_tile(
     way = gl.program_id(1)  # 2 * stack + direction
     stack, direction = way // 2, way % 2
     row = gl.arange(0, BLOCK_H, gl.SliceLayout(1, WEIGHT))
+    row = row // 16 * 16 + row % 8 * 2 + row % 16 // 8  # its unit, see ``_samples``
     weight_r, weight_z, weight_n = (), (), ()
     for k in gl.static_range(PARTS):
         column = k * PART + gl.arange(0, PART, gl.SliceLayout(0, WEIGHT))
         matrix = weight_hh_ptr + way * 3 * H * H + row[:, None] * H + column[None, :]
         inside = (row < H)[:, None] & (column < H)[None, :]
-        weight_r = weight_r + (gl.load(matrix, mask=inside, other=0.0),)  # noqa: RUF005 (no starred items)
-        weight_z = weight_z + (gl.load(matrix + H * H, mask=inside, other=0.0),)  # noqa: RUF005
-        weight_n = weight_n + (gl.load(matrix + 2 * H * H, mask=inside, other=0.0),)  # noqa: RUF005
+        weight_r = weight_r + (_half(gl.load(matrix, mask=inside, other=0.0)),)  # noqa: RUF005 (no starred items)
+        weight_z = weight_z + (_half(gl.load(matrix + H * H, mask=inside, other=0.0)),)  # noqa: RUF005
+        weight_n = weight_n + (_half(gl.load(matrix + 2 * H * H, mask=inside, other=0.0)),)  # noqa: RUF005
     bias = way * 3 * H + unit
     bias_r = gl.load(bias_hh_ptr + bias, mask=is_unit, other=0.0).to(gl.float32)
-    bias_r = (bias_r + gl.load(bias_ih_ptr + bias, mask=is_unit, other=0.0).to(gl.float32))[:, None]
+    bias_r = _half(bias_r + gl.load(bias_ih_ptr + bias, mask=is_unit, other=0.0).to(gl.float32))[:, None]
     bias_z = gl.load(bias_hh_ptr + bias + H, mask=is_unit, other=0.0).to(gl.float32)
-    bias_z = (bias_z + gl.load(bias_ih_ptr + bias + H, mask=is_unit, other=0.0).to(gl.float32))[:, None]
+    bias_z = _half(bias_z + gl.load(bias_ih_ptr + bias + H, mask=is_unit, other=0.0).to(gl.float32))[:, None]
     input_bias_n = gl.load(bias_ih_ptr + bias + 2 * H, mask=is_unit, other=0.0).to(gl.float32)[:, None]
-    bias_n = gl.load(bias_hh_ptr + bias + 2 * H, mask=is_unit, other=0.0).to(gl.float32)[:, None]
+    bias_n = _half(gl.load(bias_hh_ptr + bias + 2 * H, mask=is_unit, other=0.0).to(gl.float32))[:, None]
 
     own = gl.maximum(gl.minimum(gl.load(lengths_ptr + sample, mask=sample < batch, other=0), length), 0)
     steps = gl.max(own, axis=0)
@@ -130,13 +139,13 @@ def gru_batch_tile(
             later = step + (j + AHEAD - 1)
             gates = gates + (_load_gates(gate + later * advance * 6 * H, unit, later < own, H),)  # noqa: RUF005
             r_x, z_x, n_x = gates[j]
-            r, z, n = r_x.to(gl.float32) + bias_r, z_x.to(gl.float32) + bias_z, bias_n
+            r, z, n = _half(r_x.to(gl.float32)) + bias_r, _half(z_x.to(gl.float32)) + bias_z, bias_n
             for k in gl.static_range(PARTS):
                 r += _samples(mma_v2(weight_r[k], halves[k], none), BLOCK_B)
                 n += _samples(mma_v2(weight_n[k], halves[k], none), BLOCK_B)
                 z += _samples(mma_v2(weight_z[k], halves[k], none), BLOCK_B)
-            candidate = _tanh(n_x.to(gl.float32) + input_bias_n + _sigmoid(r) * n)
-            state = candidate + _sigmoid(z) * (state - candidate)
+            candidate = _tanh((n_x.to(gl.float32) + input_bias_n + n) + _tanh(r) * n)
+            state = candidate + (_half(_tanh(z)) + 0.5) * (state - candidate)
         gates = gates[AHEAD:]
         step += AHEAD
     last = is_unit[:, None] & ((own > 0) & (step <= own))[None, :]
