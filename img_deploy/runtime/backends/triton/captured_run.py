@@ -29,9 +29,6 @@ WARM_UPS = 2
 """Runs before a capture: kernels compile and libraries make their handles in them."""
 ALIGNMENT = 256
 """Bytes. Inputs begin at multiples of it, as memory of their own would."""
-CAST_THERE = 2**20
-"""Most features of a run that go to the device in float32, to be rounded there: the host then copies them on one
-thread. Of more, half the bytes are worth the waking of the threads that round them on the host."""
 
 
 class StaticRun(DeviceRun):
@@ -47,7 +44,7 @@ class StaticRun(DeviceRun):
         self.packed = packed
         pinned, device, storage = packed.device.type == "cuda", packed.device, packed.storage
         self.inputs: dict[str, Tensor] = {}
-        """On the device, at the sizes of the bucket; features and word vectors as they came from the host."""
+        """On the device, at the sizes of the bucket."""
         encoded = []
         if shapes := {each.name: bucket.shape(each) for each in spec.inputs if each.name in ENCODED}:
             width = next(iter(shapes.values()))[-1]
@@ -56,9 +53,7 @@ class StaticRun(DeviceRun):
             encoded.append(EncodedInputs(shapes, held, memory))
             self.inputs.update(encoded[0].each(held))
         others = [each for each in spec.inputs if each.name not in ENCODED]
-        features = sum(prod(bucket.shape(each)) for each in others if each.dtype == "float")
-        on_host = "fp32" if features <= CAST_THERE else packed.precision
-        kinds = [getattr(torch, host_dtype(each, on_host).name) for each in others]
+        kinds = [getattr(torch, host_dtype(each, packed.precision).name) for each in others]
         sizes = [prod(bucket.shape(each)) * kind.itemsize for each, kind in zip(others, kinds, strict=True)]
         total = sum(map(_aligned, sizes))  # of one piece of memory, which one copy takes to the device
         there = torch.zeros(total, dtype=torch.uint8, device=device)
@@ -91,7 +86,7 @@ class StaticRun(DeviceRun):
         return self.packed(self.spec.name, [one.to(storage) if one.is_floating_point() else one for one in inputs])
 
     def _ranges(self) -> tuple[Tensor, ...]:
-        """Of features as they came from the host; the zeros beside a sample are among its numbers."""
+        """Of features as they lie here; the zeros beside a sample are among its numbers."""
         features = (self.inputs[name].flatten(1) for name in ("video", "audio"))
         return (torch.stack([end for each in features for end in each.aminmax(dim=1)], dim=1).float(),)
 
