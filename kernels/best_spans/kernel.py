@@ -47,8 +47,9 @@ def best_spans_kernel(
             i = first + tl.arange(0, BLOCK_I)
             total = _logits(start_logits_ptr, mask_ptr, row, i, length)[:, None] + end[None, :]
             flat = i[:, None] * length + j[None, :]
-            after = (total < last_sum) | ((total == last_sum) & (flat > last_flat))
-            better = (i[:, None] <= j[None, :]) & after & (total > sums)
+            better = (i[:, None] <= j[None, :]) & (total > sums)
+            if K > 1:
+                better &= (total < last_sum) | ((total == last_sum) & (flat > last_flat))
             sums = tl.where(better, total, sums)
             flats = tl.where(better, flat, flats)
         best_sum = tl.max(tl.max(sums, axis=1), axis=0)
