@@ -38,6 +38,10 @@ class FeatureKind:
     def __str__(self) -> str:
         return f"{self.label or self.name} (width {self.width})"
 
+    def is_usual(self, least: float, greatest: float) -> bool:
+        """Whether values lie inside the usual range; False at its ends, which rounding may reach, and for NaN."""
+        return self.usual[0] < least and greatest < self.usual[1]
+
 
 PLAIN = "plain"
 """Name of a kind of no known extractor: features of any width."""

@@ -34,6 +34,8 @@ class VideoFeatures:
     """Clips as given, before down-sampling."""
     remarks: tuple[str, ...] = ()
     """What looks odd about its values, a line each; empty where all is as usual."""
+    checked: bool = True
+    """Whether its values were looked at."""
 
 
 class Source(NamedTuple):
@@ -70,6 +72,24 @@ def prepare_video(
     sound = None if audio is None else Source(f"{vid}: audio features", audio)
     lead = Source(f"{vid}: video features", video)
     return prepare_parts(vid, [lead], sound, video_kind, audio_kind, max_clips, shared)
+
+
+def taken_as_given(
+    vid: str, video: Any, audio: Any, video_kind: FeatureKind, audio_kind: FeatureKind, max_clips: int
+) -> VideoFeatures | None:
+    """Both arrays themselves, not yet ``checked``, where :func:`prepare_video` would change neither; None elsewhere."""
+    if not _is_given(video, video_kind.width) or not _is_given(audio, audio_kind.width):
+        return None
+    clips = len(video)
+    return VideoFeatures(vid, video, audio, clips, checked=False) if 1 <= clips == len(audio) <= max_clips else None
+
+
+def _is_given(values: Any, width: int) -> bool:
+    """Whether an array is as the network takes it. A read-only one is not: a file that is mapped may change."""
+    if type(values) is not np.ndarray or values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != width:
+        return False
+    flags = values.flags
+    return bool(flags.c_contiguous and flags.writeable)
 
 
 def prepare_parts(
@@ -121,9 +141,8 @@ def prepare_tokens(where: str, tokens: ArrayLike, kind: FeatureKind, max_words: 
 
 
 def _aligned(features: Array, clips: int, shared: bool) -> Floats:
-    """[clips, W] float32. A read-only array is copied even where it may be shared: a file that is mapped may change."""
-    flags = features.flags
-    if shared and len(features) == clips and features.dtype == np.float32 and flags.c_contiguous and flags.writeable:
+    """[clips, W] float32."""
+    if shared and len(features) == clips and _is_given(features, features.shape[1]):
         return np.asarray(features, np.float32)
     return align(features, clips)
 

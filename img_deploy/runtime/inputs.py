@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from img_deploy.errors import BundleError, FeatureError, InputError, QueryError
 from img_deploy.features.kinds import PLAIN, FeatureKind, kind_named
-from img_deploy.features.prepare import VideoFeatures, prepare_tokens, prepare_video
+from img_deploy.features.prepare import VideoFeatures, prepare_tokens, prepare_video, taken_as_given
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import Query
 from img_deploy.text.tokens import tokenize
@@ -40,6 +40,14 @@ class InputRules:
         """
         prepared = prepare_video(where, video, audio, self.video, self.audio, self.max_clips, shared=True)
         return replace(prepared, vid=vid)
+
+    def unchecked(self, video: ArrayLike, audio: ArrayLike | None, vid: str) -> VideoFeatures | None:
+        """One video whose features need no change, its values not looked at; None of another one."""
+        return taken_as_given(vid, video, audio, self.video, self.audio, self.max_clips)
+
+    def usual(self, ranges: Sequence[float]) -> bool:
+        """Whether least and greatest number of a video, then of its sound, are as usual."""
+        return self.video.is_usual(*ranges[:2]) and self.audio.is_usual(*ranges[2:])
 
     def query(self, text: str | ArrayLike | Query, qid: int | None = None, sentence: str = "") -> Query:
         """A sentence as words with their vectors, or token features [N, Dt] as they are, checked.

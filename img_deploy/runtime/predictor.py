@@ -280,16 +280,23 @@ class Predictor:
             FeatureError, QueryError, InputError: as they do.
         """
         (name, sentence), number = map(as_text, ("vid", "query"), (vid, query)), as_number("qid", qid)
-        features = self.rules.video_features(video, audio, name, name or "video")
-        for remark in features.remarks:
-            warnings.warn(remark, stacklevel=2)
+        has_pair = self.choice.backend.has_pair  # which also tells the range of the values
+        features = self.rules.unchecked(video, audio, name) if has_pair else None
+        if features is None:
+            features = self.rules.video_features(video, audio, name, name or "video")
         asked = self.rules.query(text, number, sentence)
         seconds = one_each("duration", duration, 1, as_seconds)[0]
-        if features.audio is None or not self.choice.backend.has_pair:
+        if features.audio is None or not has_pair:
             encoded, words = whole(self.encode_features([features])), whole(self.encode_prepared([asked]))
-            return whole(self.ground_each([(encoded[0], words[0], seconds)], top_k, nms))[0]
-        most, share = at_least_one("top_k", top_k), as_share("nms", nms)
-        return whole([answer_pair(self._run, features, asked, seconds, most, share)])[0]
+            found: Answer | ImgDeployError = self.ground_each([(encoded[0], words[0], seconds)], top_k, nms)[0]
+        else:
+            most, share = at_least_one("top_k", top_k), as_share("nms", nms)
+            found, ranges = answer_pair(self._run, features, asked, seconds, most, share)
+            if not features.checked and not self.rules.usual(ranges):
+                features = self.rules.video_features(video, audio, name, name or "video")
+        for remark in features.remarks:
+            warnings.warn(remark, stacklevel=2)
+        return whole([found])[0]
 
     def ground_each(
         self, pairs: Sequence[Pair], top_k: int = 1, nms: float = DEFAULT_NMS, batch_size: int = BATCH_SIZE

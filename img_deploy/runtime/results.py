@@ -38,13 +38,15 @@ def moments_of(spans: Iterable[ScoredSpan], clips: int, duration: float | None) 
     (Moment(span=(0, 1), score=0.5, fraction=(0.0, 0.5), window=(0.0, 10.0)),)
     """
     return tuple(
-        Moment(
-            span=(i, j),
-            score=score,
-            fraction=span_to_fraction((i, j), clips),
-            window=None if duration is None else span_to_window((i, j), clips, duration),
-        )
-        for i, j, score in spans
+        [
+            Moment(
+                span=(i, j),
+                score=score,
+                fraction=span_to_fraction((i, j), clips),
+                window=None if duration is None else span_to_window((i, j), clips, duration),
+            )
+            for i, j, score in spans
+        ]
     )
 
 

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from img_deploy.errors import FeatureError, ImgDeployError
 from img_deploy.features.prepare import VideoFeatures
 from img_deploy.model.graphs import PAIR
-from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FAULTS, Feeds, Outputs, Values, on_host
+from img_deploy.runtime.backends.protocol import (
+    BEST_SCORE,
+    BEST_SPAN,
+    FAULTS,
+    FEATURE_RANGE,
+    Feeds,
+    Outputs,
+    Values,
+    on_host,
+)
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
 from img_deploy.runtime.results import Answer, moments_of
@@ -161,19 +170,23 @@ def _ground(run: Run, graph: str, top_k: int, nms: float, batch: list[Pair]) -> 
 
 def answer_pair(
     run: Run, video: VideoFeatures, query: Query, duration: float | None, top_k: int, nms: float
-) -> Answer | FeatureError:
+) -> tuple[Answer | FeatureError, list[float]]:
     """The answer to one query, its content looked up, on one video with sound, in a run of ``PAIR``.
 
-    Raises InputError where ``top_k`` or ``nms`` is out of range.
+    Returns:
+        It, and the least and greatest number of the video, then of its sound.
+
+    Raises:
+        InputError: ``top_k`` or ``nms`` is out of range, and not all of the answer is decoded on a device.
     """
-    check_options(top_k, nms)
     assert video.audio is not None
     out = run(PAIR, {**_video_feeds(0, [video]), **_query_feeds([query])})
     shown = _Shown(video.vid, len(video.video), query.sentence, query.qid, duration)
-    return _answers(out, [shown], top_k, nms)[0]
+    return _answers(out, [shown], top_k, nms)[0], out[FEATURE_RANGE][0].tolist()
 
 
-_SHOWN = ("start_logits", "end_logits", "importance", "saliency", "saliency_visual", "saliency_audio")
+_SALIENCY = ("saliency", "saliency_visual", "saliency_audio")
+_SHOWN = ("start_logits", "end_logits", "importance", *_SALIENCY)
 """Outputs that an answer is made of."""
 
 
@@ -202,18 +215,18 @@ def _answers(out: Outputs, batch: list[_Shown], top_k: int, nms: float) -> list[
 def _spans(out: Outputs, rows: list[int], clips: list[int], top_k: int, nms: float) -> dict[int, list[ScoredSpan]]:
     """Row of the batch -> its best spans."""
     if top_k == 1 and BEST_SPAN in out:
-        ends, scores = out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist()
-        return {row: [(*ends[row], scores[row])] for row in rows}
+        spans = list(zip(out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist(), strict=True))
+        return {row: [(*spans[row][0], *spans[row][1])] for row in rows}
     logits = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
     return dict(zip(rows, decode_spans(*logits, [clips[row] for row in rows], top_k, nms), strict=True))
 
 
 def _answer(out: Outputs, row: int, pair: _Shown, spans: list[ScoredSpan]) -> Answer:
     fused = "importance" in out
-
-    def per_clip(name: str) -> NDArray[np.float32]:
-        return out[name][row, : pair.clips].astype(np.float32)
-
+    # Of several samples a copy: one would hold the memory of all.
+    saliency, *of_streams = [
+        out[name][row, : pair.clips].astype(np.float32, copy=len(out[name]) > 1) for name in _SALIENCY if name in out
+    ]
     return Answer(
         vid=pair.vid,
         query=pair.query,
@@ -223,9 +236,9 @@ def _answer(out: Outputs, row: int, pair: _Shown, spans: list[ScoredSpan]) -> An
         duration=pair.duration,
         importance=float(out["importance"][row]) if fused else None,
         moments=moments_of(spans, pair.clips, pair.duration),
-        saliency=per_clip("saliency"),
-        saliency_visual=per_clip("saliency_visual") if fused else None,
-        saliency_audio=per_clip("saliency_audio") if fused else None,
+        saliency=saliency,
+        saliency_visual=of_streams[0] if fused else None,
+        saliency_audio=of_streams[1] if fused else None,
     )
 
 
@@ -233,10 +246,10 @@ def _with_result(out: Outputs, clips: list[int]) -> list[int]:
     """The rows of which everything that an answer is made of is a number. A logit may be -inf, a masked one in half
     precision."""
     rows, faults = list(range(len(clips))), out.get(FAULTS)
+    if faults is not None and not any(faults.tolist()):
+        return rows
     names = [name for name in _SHOWN if name in out]
-    if faults is None:
-        faults = [not np.isfinite(np.concatenate([out[name].ravel() for name in names])).all()]
-    if not any(faults):
+    if faults is None and np.isfinite(np.concatenate([out[name].ravel() for name in names])).all():
         return rows
 
     def real(name: str, row: int) -> NDArray[Any]:

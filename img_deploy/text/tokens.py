@@ -46,6 +46,9 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     """
     if not isinstance(sentence, str):
         raise QueryError(f"query {sentence!r}: got {type(sentence).__name__}, expected a sentence")
+    plain = _plain_words(sentence.lower())
+    if 0 < len(plain) <= max_words and len(max(plain, key=len)) <= max_chars:
+        return Words(plain)
     try:
         sentence.encode("utf-8")
     except UnicodeEncodeError:
@@ -70,13 +73,18 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
 
 
 def _split(text: str) -> list[str]:
-    """The words of a lower-case text as NLTK's tokenizer gives them. Most queries are letters and a full stop, which
-    need none of its thirty expressions."""
-    if plain := _PLAIN.fullmatch(text):
-        words = [*plain[1].split(), *plain[2]]
-        if _CONTRACTED.isdisjoint(words):
-            return words
-    return _tokenizer().tokenize(text)
+    """The words of a lower-case text as NLTK's tokenizer gives them."""
+    return _plain_words(text) or _tokenizer().tokenize(text)
+
+
+def _plain_words(text: str) -> list[str]:
+    """The same of words of letters and a full stop, as most queries are: they need none of its thirty expressions.
+    Empty for another text."""
+    plain = _PLAIN.fullmatch(text)
+    words = plain[1].split() if plain else []
+    if not words or not _CONTRACTED.isdisjoint(words):
+        return []
+    return [*words, *plain[2]] if plain else []
 
 
 def _shown(text: str, limit: int = 40) -> str:

@@ -21,6 +21,7 @@ TABLE_FILE = "vocabulary.json"
 VECTORS_FILE = "word_vectors.npy"
 
 _FIRST_ID = 2  # after pad and unknown
+_ID = np.dtype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ class Vocabulary:
         self.chars = tuple(chars)
         self._row_of = {word: row for row, word in enumerate(self.words)}
         self._char_id = {char: i for i, char in enumerate(self.chars, _FIRST_ID)}
+        self._spelled: dict[str, bytes] = {}
+        """Of words that were asked for: the ids of their characters, int64."""
 
     def __len__(self) -> int:
         return len(self.words)
@@ -83,16 +86,25 @@ class Vocabulary:
         if not tokens:
             raise QueryError("query: got no words, expected a sentence")
         rows = [self._row_of.get(token, -1) for token in tokens]
-        unknown = np.array([row < 0 for row in rows])
-        names = tuple(dict.fromkeys([token for token, row in zip(tokens, rows, strict=True) if row < 0]))
-        if names:
+        names: tuple[str, ...] = ()
+        if min(rows) < 0:
+            names = tuple(dict.fromkeys([token for token, row in zip(tokens, rows, strict=True) if row < 0]))
+            unknown = np.array(rows) < 0
             vectors = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
             vectors[~unknown] = self.vectors[[row for row in rows if row >= 0]]
         else:
-            vectors = self.vectors.take(rows, axis=0)
-        width, id_of = max(MIN_WORD_WIDTH, *map(len, tokens)), self._char_id.get
-        chars = [[id_of(char, 1) for char in token] + [0] * (width - len(token)) for token in tokens]
-        return EncodedWords(vectors, unknown, np.array(chars, np.int64), names, getattr(tokens, "cut", 0))
+            unknown, vectors = np.zeros(len(rows), bool), self.vectors.take(rows, axis=0)
+        chars = [self._spelled.get(token) or self._spell(token) for token in tokens]
+        width = max(MIN_WORD_WIDTH, max(map(len, tokens)))
+        padded = bytearray().join([one.ljust(width * _ID.itemsize, b"\0") for one in chars])
+        ids = np.frombuffer(padded, _ID).reshape(-1, width)
+        return EncodedWords(vectors, unknown, ids, names, getattr(tokens, "cut", 0))
+
+    def _spell(self, word: str) -> bytes:
+        ids = np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
+        if word in self._row_of:  # others may be any number
+            self._spelled[word] = ids
+        return ids
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":
         """This vocabulary with every word of a GloVe file added; words already known keep their rows.

@@ -136,7 +136,9 @@ def sizes_of(spec: GraphSpec, feeds: Feeds) -> dict[str, int]:
 
 
 def _shapes(values: Values | list[Values] | None) -> Any:
-    return tuple([each.shape for each in values]) if isinstance(values, list) else values is None or values.shape
+    if isinstance(values, list):
+        return (values[0].shape,) if len(values) == 1 else tuple([each.shape for each in values])
+    return values is None or values.shape
 
 
 def _shape(values: Values | list[Values], tensor: TensorSpec) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img_deploy.model.graphs import GraphSpec, TensorSpec
-from img_deploy.runtime.backends.buckets import Bucket
+from img_deploy.runtime.backends.buckets import Bucket, shape_of
 from img_deploy.runtime.backends.encoded_inputs import EncodedInputs
-from img_deploy.runtime.backends.padded import cut, fill
+from img_deploy.runtime.backends.padded import copy_to, cut, places
 from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -45,19 +45,26 @@ class DeviceRun:
     ) -> None:
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
-        self._row = row_of(spec, bucket)
+        self._places: list[tuple[str, int | None, NDArray[Any]]] = []
+        self._filled: Mapping[str, int] | None = None
+        """Sizes whose zeros lie beside the places of ``arrays``."""
+        self._columns: list[tuple[str, Any, type | None]] = []
+        """Of each output that goes to the host: its columns at those sizes, and its type if it is not float32."""
         self.back = back[: room(spec, bucket)].view(dict(bucket.sizes)["batch"], -1)
         self._brought = self.back.numpy()
-        self._going = [(each.name, each.axes[1] if each.axes[1:] else None) for each in brought(spec)]
-        """Of each output that goes to the host: its name, and the axis of its columns, if it has any."""
         self._floats = sum(prod(bucket.shape(each)[1:]) for each in brought(spec) if each.dtype == "float32")
         self._staying = [tensor for tensor in spec.outputs if stays(tensor)]
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have."""
         self.wait()  # the run before may still read the memory that is filled now
-        for name, held in self.arrays.items():
-            fill(held, feeds[name])
+        if sizes is not self._filled:
+            self._places = [(name, *place) for name, held in self.arrays.items() for place in places(held, feeds[name])]
+            self._columns = columns_of(self.spec, self.bucket, sizes)
+            self._filled = sizes
+        for name, row, place in self._places:
+            values = feeds[name]
+            copy_to(place, values if row is None else values[row])
         kept = None
         with self.on_stream():
             for each in self.encoded:
@@ -71,10 +78,8 @@ class DeviceRun:
             for tensor, one in zip(self._staying, kept.unbind(), strict=True):
                 out[tensor.name] = cut(one, tensor, sizes)
         host = self._brought[: sizes["batch"]].copy()
-        row = host.view(self._row)[:, 0]
-        for name, axis in self._going:
-            values = row[name]
-            out[name] = values[:, : sizes[axis]] if isinstance(axis, str) else values
+        for name, columns, kind in self._columns:
+            out[name] = host[:, columns] if kind is None else host[:, columns].view(kind)
         if not self._staying:
             out[FAULTS] = ~np.logical_and.reduce(np.isfinite(host[:, : self._floats]), axis=1)
         return out
@@ -128,11 +133,21 @@ def brought(spec: GraphSpec) -> list[TensorSpec]:
     return [tensor for tensor in spec.outputs if not stays(tensor)] + faults
 
 
-def row_of(spec: GraphSpec, bucket: Bucket) -> "np.dtype[Any]":
-    """What a graph gives the host of one sample, as one NumPy record."""
-    return np.dtype([(each.name, each.dtype, bucket.shape(each)[1:]) for each in brought(spec)])
-
-
 def room(spec: GraphSpec, bucket: Bucket) -> int:
-    """Elements of float32 memory that hold :func:`row_of` of each sample."""
-    return int(dict(bucket.sizes)["batch"] * row_of(spec, bucket).itemsize // np.dtype(np.float32).itemsize)
+    """Elements of float32 memory that hold what a graph gives the host."""
+    return dict(bucket.sizes)["batch"] * sum(_width(tensor, bucket.shape(tensor)) for tensor in brought(spec))
+
+
+def columns_of(spec: GraphSpec, bucket: Bucket, sizes: Mapping[str, int]) -> list[tuple[str, Any, type | None]]:
+    """Name and columns of each of them in float32 memory [B, .], and its type where that is another: the same bytes."""
+    found, at = [], 0
+    for tensor in brought(spec):
+        columns: Any = slice(at, at + _width(tensor, shape_of(tensor, sizes))) if tensor.axes[1:] else at
+        found.append((tensor.name, columns, None if tensor.dtype == "float32" else np.dtype(tensor.dtype).type))
+        at += _width(tensor, bucket.shape(tensor))
+    return found
+
+
+def _width(tensor: TensorSpec, shape: tuple[int, ...]) -> int:
+    """Columns of a tensor of this shape."""
+    return prod(shape[1:]) * np.dtype(tensor.dtype).itemsize // np.dtype(np.float32).itemsize

@@ -32,15 +32,16 @@ class GraphCache(Generic[Key, Captured]):
 
     def get(self, key: Key) -> Captured:
         """The graph of ``key``. What capturing raises is raised, and nothing is kept then."""
-        if key not in self._kept:
+        kept = self._kept.get(key)
+        if kept is None:
             # First room, then the capture: the memory of the one is needed for the other.
             while len(self._kept) >= self._most:
                 self._before(next(iter(self._kept.values())))
                 with capturing:
                     self._kept.popitem(last=False)
-            self._kept[key] = self._capture(key)
+            kept = self._kept[key] = self._capture(key)
         self._kept.move_to_end(key)
-        return self._kept[key]
+        return kept
 
     def clear(self) -> None:
         """Let go of all of them."""

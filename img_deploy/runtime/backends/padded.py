@@ -20,7 +20,7 @@ class FixedRun(Protocol):
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
         """Outputs of samples that fit the bucket, of the sizes that they have (axis -> size). A later call does not
-        change them."""
+        change them. Where ``sizes`` is the very object of the call before, every input has the shapes that it had."""
 
 
 def run_padded(
@@ -61,46 +61,50 @@ def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
 
 
 def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
-    """Write ``values`` into the first rows, clips, words, ... of ``held``, and zeros beside them.
+    """Write ``values`` into the first rows, clips, words, ... of ``held``, and zeros beside them."""
+    for row, place in places(held, values):
+        copy_to(place, values if row is None else values[row])
+
+
+def places(held: NDArray[Any], values: Values | list[Values]) -> list[tuple[int | None, NDArray[Any]]]:
+    """Where in ``held`` the values belong: (sample, its place) where they are a list, (None, place of all) of an array.
+    Zeros are written beside them.
 
     The rest has to be written too: what an earlier request left there may be infinite, and infinity times a mask's
     zero is NaN.
     """
-    if isinstance(values, list):
-        if len(values) > 1:
-            _fill_rows(held, [on_host(each) for each in values])
-            return
-        if len(held) > 1:
-            held[1:] = 0
-        held, values = held[0], values[0]
-    array = on_host(values)
-    if array.shape != held.shape:
-        for axis, size in enumerate(array.shape):
-            if size < held.shape[axis]:
-                rest = (slice(None),) * axis
-                held[(*rest, slice(size, None))] = 0
-                held = held[(*rest, slice(size))]
-    _copy(held, array)
+    if not isinstance(values, list):
+        return [(None, _corner(held, values.shape))]
+    held[len(values) :] = 0
+    if len(values) == 1:
+        return [(0, _corner(held[0], values[0].shape))]
+    shapes, inner = [each.shape for each in values], held.shape[2:]
+    if all(shape[1:] == inner for shape in shapes):
+        held[: len(values), min(shape[0] for shape in shapes) :] = 0
+        return [(row, held[row, : shape[0]]) for row, shape in enumerate(shapes)]
+    held[...] = 0
+    return [(row, held[row][tuple(map(slice, shape))]) for row, shape in enumerate(shapes)]
 
 
-def _fill_rows(held: NDArray[Any], rows: list[NDArray[Any]]) -> None:
-    kind, inner = held.dtype, held.shape[2:]
-    if all(row.dtype == kind and row.shape[1:] == inner for row in rows):
-        held[: len(rows), min(map(len, rows)) :] = 0
-        held[len(rows) :] = 0
-        for place, row in zip(held, rows, strict=False):
-            place[: len(row)] = row
-        return
-    if len(rows) < len(held) or any(row.shape != held.shape[1:] for row in rows):
-        held[...] = 0
-    for place, row in zip(held, rows, strict=False):
-        _copy(place if row.shape == place.shape else place[tuple(map(slice, row.shape))], row)
+def _corner(held: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    for axis, size in enumerate(shape):
+        if size < held.shape[axis]:
+            rest = (slice(None),) * axis
+            held[(*rest, slice(size, None))] = 0
+            held = held[(*rest, slice(size))]
+    return held
 
 
-def _copy(held: NDArray[Any], values: NDArray[Any]) -> None:
-    if held.dtype == values.dtype:
-        np.copyto(held, values)
-    elif {held.dtype, values.dtype} == HALF_AND_SINGLE:
+def copy_to(place: NDArray[Any], values: Values) -> None:
+    """Write values to a place of their shape, in its type."""
+    if values.dtype is place.dtype:
+        place[...] = values
+    else:
+        _convert(place, on_host(values))
+
+
+def _convert(held: NDArray[Any], values: NDArray[Any]) -> None:
+    if {held.dtype, values.dtype} == HALF_AND_SINGLE:
         import torch  # NumPy converts number by number, thirty times as slow
 
         values = values if values.flags.writeable else values.copy()

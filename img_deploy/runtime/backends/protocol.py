@@ -15,10 +15,10 @@ FAULTS = "faults"
 """In host memory: zero where outputs are numbers alone, NaN or True where not. [B, L], of each clip or word that an
 encoder leaves on a device; [B], of what a grounder gives."""
 BEST_SPAN, BEST_SCORE = "best_span", "best_score"
-"""[B, 2] int64 and [B] float64, of a grounder that decodes where it computes: the span and the score that
+"""[B, 2] int64 and [B, 1] float64, of a grounder that decodes where it computes: the span and the score that
 :func:`img_deploy.runtime.spans.decode_spans` finds best."""
 FEATURE_RANGE = "feature_range"
-"""[B, 4] float32: least and greatest number of ``video``, then of ``audio``, as ``PAIR`` was given them."""
+"""[B, 4] float32: least and greatest number of ``video``, then of ``audio``, rounded to the backend's precision."""
 
 
 def on_host(values: Values) -> NDArray[Any]:
@@ -46,7 +46,7 @@ class Backend(Protocol):
 
     @property
     def has_pair(self) -> bool:
-        """Whether it runs the graph ``PAIR`` too."""
+        """Whether it runs the graph ``PAIR`` too, and gives :data:`FEATURE_RANGE` then."""
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         """Outputs of a graph, by the names of :func:`img_deploy.model.graphs.graph_specs`.

@@ -20,6 +20,7 @@ from img_deploy.features import (
     prepare_video,
 )
 from img_deploy.features.kinds import KINDS
+from img_deploy.features.prepare import taken_as_given
 
 I3D, PANNS, VGGISH = kind_named("i3d"), kind_named("panns"), kind_named("vggish")
 VIDEO, AUDIO = FeatureKind("plain", 3), FeatureKind("plain", 2)
@@ -200,6 +201,39 @@ def test_what_may_be_shared_is_not_copied(tmp_path: Path) -> None:
         result = prepare_video("x", given, None, VIDEO, AUDIO, 128, shared=True).video
         np.testing.assert_array_equal(result, given)
         assert np.shares_memory(result, given) == (given is mine)
+
+
+def test_features_are_taken_as_given_where_preparing_changes_nothing(tmp_path: Path) -> None:
+    """Other features than those prepared reach the network, or values that nobody looked at pass for checked."""
+    clips, sound = CLIPS.copy(), CLIPS[:, :2].copy()
+    found = taken_as_given("a", clips, sound, VIDEO, AUDIO, 4)
+    wanted = prepare_video("a", clips, sound, VIDEO, AUDIO, 4, shared=True)
+    assert found is not None
+    assert (found.vid, found.source_clips, found.remarks) == (wanted.vid, wanted.source_clips, wanted.remarks)
+    assert (found.video is clips, found.audio is sound) == (True, True)
+    assert np.shares_memory(wanted.video, clips)
+    assert np.shares_memory(wanted.audio, sound)
+    assert (found.checked, wanted.checked) == (False, True)
+    fixed = clips.copy()
+    fixed.flags.writeable = False
+    np.save(tmp_path / "clips.npy", clips)
+    mapped = np.load(tmp_path / "clips.npy", mmap_mode="r+")
+    others = (
+        clips.tolist(),
+        clips.astype(float),
+        clips.astype(">f4"),
+        clips[::-1],
+        clips[:, :2],
+        clips[None],
+        fixed,
+        mapped,
+    )
+    for other in others:
+        assert taken_as_given("a", other, sound, VIDEO, AUDIO, 4) is None
+    for other in (None, sound[:3].copy(), sound[:, :1].copy()):
+        assert taken_as_given("a", clips, other, VIDEO, AUDIO, 4) is None
+    assert taken_as_given("a", clips, sound, VIDEO, AUDIO, 3) is None
+    assert taken_as_given("a", clips[:0].copy(), sound[:0].copy(), VIDEO, AUDIO, 4) is None
 
 
 def test_folder_and_array_agree(charades: Callable[..., Path]) -> None:

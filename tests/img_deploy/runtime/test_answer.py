@@ -1,5 +1,7 @@
 """One query on one video, asked once: in one run where the backend has a graph for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,44 @@ def test_it_is_the_answer_of_the_three_calls(predictor, clips, sound):
     assert found.best.score == pytest.approx(expected.best.score, rel=1e-5)
     np.testing.assert_allclose(found.saliency, expected.saliency, atol=1e-5)
     assert (found.importance is None) is not sound
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, r"^v: audio features: got NaN at clip 3 \(column 1\), expected finite numbers"),
+        (-np.inf, r"^v: audio features: got Inf at clip 3 \(column 1\), expected finite numbers"),
+        (1e7, r"^v: audio features: got values from -\S+ to 1e\+07, .* mend their scale$"),
+    ],
+)
+def test_features_that_nobody_extracts_are_refused(predictor, value, message):
+    """A pair in one run would be answered from them, or be said to have no result."""
+    predictor = of_usual_range(predictor)
+    video, audio = draw(predictor, 5)
+    audio[3, 1] = value
+    with pytest.raises(FeatureError, match=message):
+        predictor.answer(video, audio, "a", vid="v")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_odd_features_are_remarked_upon(predictor, sound, recwarn):
+    """A wrong scale would go unseen where the device looks at the values; usual ones would raise a warning."""
+    predictor = of_usual_range(predictor)
+    video, audio = draw(predictor, 5)
+    audio = audio if sound else None
+    predictor.answer(video, audio, "a", vid="v")
+    assert not recwarn.list
+    video[4, 0] = -200
+    with pytest.warns(UserWarning, match=r"^v: video features: values from -200 to \S+, .*; check their scale$"):
+        predictor.answer(video, audio, "a", vid="v")
+
+
+def of_usual_range(predictor):
+    """The predictor for features that lie between -100 and 100, and are refused beyond 1e6."""
+    video, audio = (
+        replace(each, usual=(-100, 100), most=1e6) for each in (predictor.rules.video, predictor.rules.audio)
+    )
+    return Predictor(predictor.bundle, replace(predictor.rules, video=video, audio=audio), predictor.choice)
 
 
 def test_what_cannot_be_answered_is_named(predictor):

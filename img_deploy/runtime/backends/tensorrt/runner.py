@@ -5,7 +5,7 @@ which is safe because a runner does one thing after another. A context keeps its
 the stream is captured into a CUDA graph. Not yet run on a GPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -133,6 +133,10 @@ class ContextRun(DeviceRun):
         super().__init__(spec, bucket, arrays, copies, encoded, runner.back)
         self._runner, self._outputs = runner, [device[tensor.name] for tensor in spec.outputs]
         self._launch: Callable[[], None] | None = None
+
+    def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
+        self._filled = None  # another context of the runner may have written to its memory
+        return super().__call__(feeds, sizes)
 
     def on_stream(self) -> AbstractContextManager[Any]:
         return self._runner.stream.current()

@@ -6,10 +6,10 @@ and grounding have streams of their own, two each.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
-from queue import LifoQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -127,6 +127,25 @@ class StreamRuns:
             self._free()
 
 
+class FreeStreams:
+    """The streams of one kind of work that nobody uses. The one given back last is taken first."""
+
+    def __init__(self, streams: Iterable[StreamRuns]) -> None:
+        self.streams = list(streams)
+        self._free: SimpleQueue[None] = SimpleQueue()  # one for each of them: a taker waits for it
+        for _ in self.streams:
+            self._free.put(None)
+
+    def take(self) -> StreamRuns:
+        """One of them, once there is one."""
+        self._free.get()
+        return self.streams.pop()
+
+    def give(self, stream: StreamRuns) -> None:
+        self.streams.append(stream)
+        self._free.put(None)
+
+
 class TritonBackend(NativeBackend):
     """The deployed modules of a bundle through the kernels, at the sizes of ``buckets``.
 
@@ -152,16 +171,15 @@ class TritonBackend(NativeBackend):
         specs = {**graph_specs(packed.network.config), PAIR: pair_spec(packed.network.config)}
         self._specs = {name: run_spec(spec) for name, spec in specs.items()}
         ladders = Ladders.up_to(limits)
-        self._streams: dict[str, LifoQueue[StreamRuns]] = {kind: LifoQueue() for kind in KINDS.values()}
-        """Those that are free, by kind of work; the one used last is taken first."""
-        for free_ones in self._streams.values():
-            for _ in range(STREAMS):
-                free_ones.put(StreamRuns(on_new_stream(), self._specs, ladders, free))
+        self._streams = {
+            kind: FreeStreams(StreamRuns(on_new_stream(), self._specs, ladders, free) for _ in range(STREAMS))
+            for kind in dict.fromkeys(KINDS.values())
+        }
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         self.check_open()
         free = self._streams[KINDS[graph]]
-        stream = free.get()
+        stream = free.take()
         try:
             self.check_open()
             return stream.run(graph, feeds)
@@ -170,7 +188,7 @@ class TritonBackend(NativeBackend):
         except Exception as error:  # the compiler's errors and CUDA's have no common class
             raise BackendError(f"backend triton: {graph} failed ({one_line(error, 200)})") from None
         finally:
-            free.put(stream)
+            free.give(stream)
 
     def run_smallest(self) -> None:
         """Run each graph on one sample of one clip and one word. Raises BackendError: it fails, or gives no number."""
@@ -187,7 +205,7 @@ class TritonBackend(NativeBackend):
 
     def _release(self) -> None:
         for free in self._streams.values():
-            streams = [free.get() for _ in range(STREAMS)]  # none of them runs then
+            streams = [free.take() for _ in range(STREAMS)]  # none of them runs then
             for stream in streams:
                 stream.clear()
-                free.put(stream)
+                free.give(stream)

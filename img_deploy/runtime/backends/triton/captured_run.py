@@ -78,7 +78,7 @@ class StaticRun(DeviceRun):
             if not gives_logits(self.spec):
                 return out
             spans, scores = best_spans(*out[:2], self.inputs["clip_mask"], 1)
-            return *out, *ranges, spans[:, 0], scores[:, 0]
+            return *out, *ranges, spans[:, 0], scores
 
     def _network(self) -> tuple[Tensor, ...]:
         storage = self.packed.storage

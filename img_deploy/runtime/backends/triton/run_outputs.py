@@ -5,7 +5,7 @@ from dataclasses import replace
 from img_deploy.model.graphs import PAIR, GraphSpec, TensorSpec
 from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FEATURE_RANGE
 
-DECODED = TensorSpec(BEST_SPAN, "int64", ("batch", 2)), TensorSpec(BEST_SCORE, "float64", ("batch",))
+DECODED = TensorSpec(BEST_SPAN, "int64", ("batch", 2)), TensorSpec(BEST_SCORE, "float64", ("batch", 1))
 RANGE = TensorSpec(FEATURE_RANGE, "float32", ("batch", 4))
 
 

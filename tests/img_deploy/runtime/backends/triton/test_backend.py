@@ -19,7 +19,7 @@ from img_deploy.runtime.backends.buckets import shape_of
 from img_deploy.runtime.backends.padded import fill, stacked
 from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FAULTS, FEATURE_RANGE, on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
-from img_deploy.runtime.backends.triton.backend import TritonBackend
+from img_deploy.runtime.backends.triton.backend import FreeStreams, TritonBackend
 from img_deploy.runtime.backends.triton.batch_limit import OutOfMemory
 from img_deploy.runtime.backends.triton.captured_run import StaticRun
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
@@ -150,7 +150,7 @@ def test_spans_are_those_that_the_host_decodes(networks, run, graph, batch, clip
     out = backend_of(network)[0].run(graph, feeds)
     expected = decode_spans(out["start_logits"], out["end_logits"], feeds["clip_mask"].sum(axis=1))
     assert out[BEST_SPAN].tolist() == [[i, j] for ((i, j, _),) in expected]
-    np.testing.assert_allclose(out[BEST_SCORE], [score for ((*_, score),) in expected], rtol=1e-12)
+    np.testing.assert_allclose(out[BEST_SCORE][:, 0], [score for ((*_, score),) in expected], rtol=1e-12)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -195,6 +195,28 @@ def test_infinities_of_an_earlier_request_do_not_stay(networks):
     found = backend.run("video_encoder", feeds)
     compare(found, TorchBackend(network).run("video_encoder", feeds), feeds, TOLERANCE["fp16"])
     assert not found[FAULTS].any()
+
+
+@given(sizes=st.lists(st.sampled_from([(1, 5, 3), (1, 16, 3), (1, 9, 7), (2, 9, 7)]), min_size=2, max_size=6))
+@settings(max_examples=10, deadline=None)
+def test_the_requests_before_do_not_matter(networks, sizes):
+    """What a request left beside the places of the next one, or places of another size, would reach an answer."""
+    network = networks["tiny_glove"]
+    backend, _ = backend_of(network)
+    for seed, size in enumerate(sizes):
+        feeds = draw(network.config, "query_encoder", *size, seed) | draw(network.config, "video_encoder", *size, seed)
+        found, expected = ({**each.run(PAIR, feeds)} for each in (backend, backend_of(network)[0]))
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_the_stream_used_last_is_taken_first():
+    """Every stream would capture graphs of its own for one caller, or two callers get the same."""
+    free = FreeStreams(["a", "b"])
+    first = free.take()
+    assert free.take() != first
+    free.give(first)
+    assert free.take() == first
 
 
 @given(shape=st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)))
@@ -281,7 +303,7 @@ def test_the_smallest_sample_tries_every_graph(networks, run):
     backend.run_smallest()
     assert [bucket.graph for bucket in made] == [*GRAPH_NAMES, PAIR]
     with torch.no_grad():
-        packed = backend._streams["pairs"].queue[-1]._runs.get(made[2]).packed
+        packed = backend._streams["pairs"].streams[-1]._runs.get(made[2]).packed
         packed.network.saliency.weight.fill_(float("nan"))
     with pytest.raises(BackendError, match="grounder gives no number for saliency"):
         backend.run_smallest()
