@@ -1,7 +1,7 @@
 """What the host adds to one pair on a GPU: ``python -m img_deploy.benchmarks.host --out benchmarks/results``.
 
 The predictor and the backend that serves answers run as on a GPU, over a device that computes nothing and gives what
-lies in its buffers. What is left is the host's part: checks, padding, filling and cutting buffers, spans, answers.
+lies in its buffers. What is left is the host's part: checks, padding, filling and cutting buffers, answers.
 Copies to and from a GPU, and the launch itself, are not in these figures. Needs no GPU.
 """
 
@@ -28,15 +28,15 @@ CROWD = 64
 ONE = "answer"
 APART = ("encode video", "encode query", "ground")
 """Calls of the predictor, one after the other, that do the same."""
-CHECKS, WORD_ROWS, SPANS = "checks of the features", "words and their vectors", "spans"
+CHECKS, WORD_ROWS = "checks of the features", "words and their vectors"
 PARTS = {
-    ONE: (CHECKS, WORD_ROWS, "buffers of the pair", SPANS),
+    ONE: (WORD_ROWS, "buffers of the pair"),
     APART[0]: (CHECKS, "buffers of the video encoder"),
     APART[1]: (WORD_ROWS, "buffers of the query encoder"),
-    APART[2]: ("buffers of the grounder", SPANS),
+    APART[2]: ("buffers of the grounder",),
 }
 """Call of the predictor -> its parts. The rest of a call is checks of results, and making what it returns."""
-COPY = "one copy of the features"
+ROUNDING = "the features rounded once"
 
 
 def measure(seconds: float) -> dict[str, dict[str, float]]:
@@ -72,7 +72,6 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     from img_deploy.runtime.backends.triton.captured_run import StaticRun
     from img_deploy.runtime.inputs import InputRules
     from img_deploy.runtime.predictor import Predictor
-    from img_deploy.runtime.spans import decode_spans
 
     class NullRun(StaticRun):
         """A run on a device that takes no time: its outputs are zeros."""
@@ -98,19 +97,18 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     clips, sound = (random.standard_normal((CLIPS, width), np.float32) for width in (1024, 2048))
     sentence = " ".join(vocabulary.words[:WORDS])
     video, query = predictor.encode_video(clips, sound), predictor.encode_query(sentence)
-    there = [np.empty_like(one) for one in (clips, sound)]
+    there = [torch.empty(one.shape, dtype=torch.float16) for one in (clips, sound)]
 
-    def copy() -> None:
+    def rounding() -> None:
         for held, given in zip(there, (clips, sound), strict=True):
-            np.copyto(held, given)
+            held.copy_(torch.from_numpy(given))
 
-    yield COPY, copy
+    yield ROUNDING, rounding
     yield ONE, lambda: predictor.answer(clips, sound, sentence, duration=30.0)
     yield APART[0], lambda: predictor.encode_video(clips, sound)
     yield APART[1], lambda: predictor.encode_query(sentence)
     yield APART[2], lambda: predictor.ground(video, query, durations=30.0)
     one, many = (served(draw_feeds(FULL, (CLIPS if n == 1 else 64,) * n, CLIPS if n == 1 else 64)) for n in (1, CROWD))
-    logits = one["start_logits"], one["end_logits"]
     many = {name: on_host(values) for name, values in many.items()}
 
     def buffers(graph: str, feeds: Any) -> Callable[[], object]:
@@ -123,11 +121,8 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "buffers of the pair", buffers(PAIR, one)
     for graph in GRAPHS:
         yield f"buffers of the {graph.replace('_', ' ')}", buffers(graph, one)
-    yield SPANS, lambda: decode_spans(*logits, [CLIPS])
     for graph in GRAPHS:
         yield f"{CROWD} pairs: buffers of the {graph.replace('_', ' ')}", buffers(graph, many)
-    ends = many["start_logits"], many["end_logits"]
-    yield f"{CROWD} pairs: spans", lambda: decode_spans(*ends, [64] * CROWD)
 
 
 METHOD = (
@@ -135,8 +130,9 @@ METHOD = (
     "Microseconds: median, and the least, which no other program lengthened. `answer` takes features and a sentence in "
     "one run; the three calls of the predictor after it keep what they encode, and answer one pair one by one. "
     "`buffers` are the backend's run of a graph on a device that takes no time: padding to its bucket, filling, "
-    "cutting. Encoded clips and words stay on the device for one pair, and lie in host memory for 64. `one copy of the "
-    "features` is what memory takes for them once; they are read for the checks, and copied for the device."
+    "cutting. Encoded clips and words stay on the device for one pair, and lie in host memory for 64. The device "
+    "decodes the spans, and for `answer` looks at the values of the features. The host rounds them to fp16 on their "
+    "way to it, here on one thread: `the features rounded once` is that alone."
 )
 
 
@@ -152,7 +148,7 @@ def page(result: Document) -> str:
         rows.append(("rest", f"{times[name]['p50'] - sum(times[part]['p50'] for part in parts):.0f}", ""))
     apart = {figure: sum(times[name][figure] for name in APART) for figure in ("p50", "low")}
     rows.append((" + ".join(APART), *_cells(apart)))
-    rows.append((COPY, *_cells(times[COPY])))
+    rows.append((ROUNDING, *_cells(times[ROUNDING])))
     lines = head("What the host adds on a GPU", result["command"], "host.json")
     busy = f"other programs kept {result['neighbours']} cores busy meanwhile"
     lines += [*origin(result["where"], busy), "", METHOD, ""]

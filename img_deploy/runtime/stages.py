@@ -215,8 +215,8 @@ def _answers(out: Outputs, batch: list[_Shown], top_k: int, nms: float) -> list[
 def _spans(out: Outputs, rows: list[int], clips: list[int], top_k: int, nms: float) -> dict[int, list[ScoredSpan]]:
     """Row of the batch -> its best spans."""
     if top_k == 1 and BEST_SPAN in out:
-        spans = list(zip(out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist(), strict=True))
-        return {row: [(*spans[row][0], *spans[row][1])] for row in rows}
+        ends, scores = out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist()
+        return {row: [(*ends[row], *scores[row])] for row in rows}
     logits = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
     return dict(zip(rows, decode_spans(*logits, [clips[row] for row in rows], top_k, nms), strict=True))
 

@@ -32,7 +32,7 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypat
     (tmp_path / "file").write_text("")
     times = {*host.PARTS, *(part for parts in host.PARTS.values() for part in parts)}
     summary = {"p50": 1.0, "low": 1.0}
-    monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*times, host.COPY), summary))
+    monkeypatch.setattr(host, "measure", lambda _seconds: dict.fromkeys((*times, host.ROUNDING), summary))
     assert host.main(["--out", str(tmp_path / "file")]) == 2
     assert "give another --out" in capsys.readouterr().err
 

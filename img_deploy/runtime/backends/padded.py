@@ -12,7 +12,8 @@ from img_deploy.runtime.backends.buckets import Bucket, Ladders
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
 Part = Callable[[slice], Outputs]
-HALF_AND_SINGLE = {np.dtype(np.float16), np.dtype(np.float32)}
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+OTHER_WIDTH = {HALF: SINGLE, SINGLE: HALF}
 
 
 class FixedRun(Protocol):
@@ -60,58 +61,70 @@ def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
     return lambda batch, part: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
 
 
+class Place:
+    """Where in memory on the host values belong.
+
+    Args:
+        array: the memory; sample: whose values they are, of a list; None for all of an array.
+    """
+
+    def __init__(self, array: NDArray[Any], sample: int | None = None) -> None:
+        self.array, self.sample = array, sample
+        self._twin: Any = None
+        """The same memory as a tensor, where it was asked for."""
+
+    def write(self, values: Values | list[Values]) -> None:
+        """Write values of its shape in its type. Beyond the range of fp16 is infinite."""
+        if self.sample is not None:
+            values = values[self.sample]
+        if values.dtype is self.array.dtype:
+            self.array[...] = values
+            return
+        given = on_host(values)
+        if given.dtype == OTHER_WIDTH.get(self.array.dtype):
+            import torch  # NumPy converts number by number, thirty times as slow
+
+            if self._twin is None:
+                self._twin = torch.from_numpy(self.array)
+            self._twin.copy_(torch.from_numpy(given if given.flags.writeable else given.copy()))
+        else:
+            with np.errstate(over="ignore"):
+                np.copyto(self.array, given, casting="same_kind")
+
+
 def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     """Write ``values`` into the first rows, clips, words, ... of ``held``, and zeros beside them."""
-    for row, place in places(held, values):
-        copy_to(place, values if row is None else values[row])
+    for place in places(held, values):
+        place.write(values)
 
 
-def places(held: NDArray[Any], values: Values | list[Values]) -> list[tuple[int | None, NDArray[Any]]]:
-    """Where in ``held`` the values belong: (sample, its place) where they are a list, (None, place of all) of an array.
-    Zeros are written beside them.
+def places(held: NDArray[Any], values: Values | list[Values]) -> list[Place]:
+    """Where in ``held`` values of these shapes belong. Zeros are written beside them.
 
     The rest has to be written too: what an earlier request left there may be infinite, and infinity times a mask's
     zero is NaN.
     """
     if not isinstance(values, list):
-        return [(None, _corner(held, values.shape))]
+        return [Place(_corner(held, values.shape))]
     held[len(values) :] = 0
     if len(values) == 1:
-        return [(0, _corner(held[0], values[0].shape))]
+        return [Place(_corner(held[0], values[0].shape), 0)]
     shapes, inner = [each.shape for each in values], held.shape[2:]
     if all(shape[1:] == inner for shape in shapes):
         held[: len(values), min(shape[0] for shape in shapes) :] = 0
-        return [(row, held[row, : shape[0]]) for row, shape in enumerate(shapes)]
+        return [Place(held[row, : shape[0]], row) for row, shape in enumerate(shapes)]
     held[...] = 0
-    return [(row, held[row][tuple(map(slice, shape))]) for row, shape in enumerate(shapes)]
+    return [Place(held[row][tuple(map(slice, shape))], row) for row, shape in enumerate(shapes)]
 
 
 def _corner(held: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The first rows, clips, words, ... of ``held``; zeros are written beside them."""
     for axis, size in enumerate(shape):
         if size < held.shape[axis]:
             rest = (slice(None),) * axis
             held[(*rest, slice(size, None))] = 0
             held = held[(*rest, slice(size))]
     return held
-
-
-def copy_to(place: NDArray[Any], values: Values) -> None:
-    """Write values to a place of their shape, in its type."""
-    if values.dtype is place.dtype:
-        place[...] = values
-    else:
-        _convert(place, on_host(values))
-
-
-def _convert(held: NDArray[Any], values: NDArray[Any]) -> None:
-    if {held.dtype, values.dtype} == HALF_AND_SINGLE:
-        import torch  # NumPy converts number by number, thirty times as slow
-
-        values = values if values.flags.writeable else values.copy()
-        torch.from_numpy(held).copy_(torch.from_numpy(values))
-    else:
-        with np.errstate(over="ignore"):  # beyond the range of fp16 is infinite
-            np.copyto(held, values, casting="same_kind")
 
 
 def stacked(values: Values | list[Values]) -> NDArray[Any]:
