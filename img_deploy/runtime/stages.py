@@ -217,8 +217,8 @@ def _spans(out: Outputs, rows: list[int], clips: list[int], top_k: int, nms: flo
     if top_k == 1 and BEST_SPAN in out:
         ends, scores = out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist()
         return {row: [(*ends[row], *scores[row])] for row in rows}
-    logits = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
-    return dict(zip(rows, decode_spans(*logits, [clips[row] for row in rows], top_k, nms), strict=True))
+    start, end = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
+    return dict(zip(rows, decode_spans(start, end, [clips[row] for row in rows], top_k, nms), strict=True))
 
 
 def _answer(out: Outputs, row: int, pair: _Shown, spans: list[ScoredSpan]) -> Answer:

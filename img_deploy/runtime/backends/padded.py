@@ -75,12 +75,11 @@ class Place:
 
     def write(self, values: Values | list[Values]) -> None:
         """Write values of its shape in its type. Beyond the range of fp16 is infinite."""
-        if self.sample is not None:
-            values = values[self.sample]
-        if values.dtype is self.array.dtype:
-            self.array[...] = values
+        own: Values = values if self.sample is None else values[self.sample]
+        if own.dtype is self.array.dtype:
+            self.array[...] = own
             return
-        given = on_host(values)
+        given = on_host(own)
         if given.dtype == OTHER_WIDTH.get(self.array.dtype):
             import torch  # NumPy converts number by number, thirty times as slow
 
