@@ -63,6 +63,19 @@ def test_sessions_are_made_once_and_when_needed(bundle, monkeypatch):
         np.testing.assert_array_equal(out["start_logits"], outputs[0]["start_logits"])
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_rows_shared_out_to_threads(bundle, batch):
+    """A batch that three threads share would lose rows, mix them up, or give other numbers than one thread."""
+    random = np.random.default_rng(batch)
+    clips = [random.standard_normal((length, 32), np.float32) for length in random.integers(1, 9, batch)]
+    mask = np.arange(max(map(len, clips))) < np.array([[len(each)] for each in clips])
+    words = {name: np.repeat(each, batch, axis=0) for name, each in WORDS.items()}
+    feeds = {"visual_clips": clips, "clip_mask": mask, **words}
+    expected, found = (OrtBackend(bundle, threads=threads).run("visual_grounder", feeds) for threads in (1, 3))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-6, rtol=1e-6)
+
+
 def test_inputs_of_other_types_are_brought_to_the_graphs(bundle):
     """Features in half or double precision would be refused deep inside."""
     backend = OrtBackend(bundle, threads=1)
@@ -74,15 +87,17 @@ def test_inputs_of_other_types_are_brought_to_the_graphs(bundle):
         )
 
 
-def test_a_failed_run_is_told_in_one_line(bundle):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_failed_run_is_told_in_one_line(bundle, threads):
     """A failure would end in another library's traceback."""
-    backend = OrtBackend(bundle, threads=1)
+    backend = OrtBackend(bundle, threads=threads)
+    two = {name: np.repeat(each, 2, axis=0) for name, each in (CLIPS | WORDS).items()}
     with pytest.raises(BackendError, match="visual_grounder failed") as failed:
-        backend.run("visual_grounder", CLIPS | WORDS | {"visual_clips": np.ones((1, 3, 31), np.float32)})
+        backend.run("visual_grounder", two | {"visual_clips": np.ones((2, 3, 31), np.float32)})
     assert "\n" not in str(failed.value)
     backend.close()
     with pytest.raises(BackendError, match="was closed"):
-        backend.run("visual_grounder", CLIPS | WORDS)
+        backend.run("visual_grounder", two)
 
 
 def test_damaged_graphs(changed):
