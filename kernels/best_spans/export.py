@@ -60,7 +60,11 @@ def plugin_form(name: PluginName) -> PluginForm:
 
     def outputs(dims: Dims) -> tuple[Output, ...]:
         batch = dims["start_logits"][0]
-        return Output((batch, k, 2), "int64"), Output((batch, k), "fp32")
+        return Output((batch, k, 2), "int64"), Output((batch, k), "fp32")  # TensorRT has no float64
+
+    def reference(tensors: list[Any]) -> tuple[Any, ...]:
+        spans, scores = reference_of("best_spans", k)(tensors)
+        return spans, scores.float()
 
     return PluginForm(
         op="best_spans",
@@ -69,5 +73,5 @@ def plugin_form(name: PluginName) -> PluginForm:
         extras=lambda dims: (dims["start_logits"][1],),
         grid=lambda dims, _blocks: (dims["start_logits"][0],),
         variants=variants,
-        reference=reference_of("best_spans", k),
+        reference=reference,
     )
