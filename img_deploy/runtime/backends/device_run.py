@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, shape_of
 from img_deploy.runtime.backends.encoded_inputs import EncodedInputs
-from img_deploy.runtime.backends.padded import Place, cut, places
+from img_deploy.runtime.backends.padded import cut, places, twin_of, write
 from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class DeviceRun:
     ) -> None:
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
-        self._places: list[tuple[str, Place]] = []
+        self._places: list[tuple[str, int | None, NDArray[Any], Tensor | None]] = []
         self._filled: Mapping[str, int] | None = None
         """Sizes whose zeros lie beside the places of ``arrays``."""
         self._columns: list[tuple[str, Any, type | None]] = []
@@ -59,11 +59,16 @@ class DeviceRun:
         """Outputs of samples that fit the bucket, of the sizes that they have."""
         self.wait()  # the run before may still read the memory that is filled now
         if sizes is not self._filled:
-            self._places = [(name, one) for name, held in self.arrays.items() for one in places(held, feeds[name])]
+            self._places = [
+                (name, sample if isinstance(feeds[name], list) else None, array, twin_of(array))
+                for name, held in self.arrays.items()
+                for sample, array in enumerate(places(held, feeds[name]))
+            ]
             self._columns = columns_of(self.spec, self.bucket, sizes)
             self._filled = sizes
-        for name, place in self._places:
-            place.write(feeds[name])
+        for name, sample, array, twin in self._places:
+            values = feeds[name]
+            write(array, values if sample is None else values[sample], twin)
         kept = None
         with self.on_stream():
             for each in self.encoded:

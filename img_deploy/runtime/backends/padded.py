@@ -1,7 +1,7 @@
 """Requests of any size on runs of fixed sizes: padded to a bucket, run, and cut to what is real."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, Ladders
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, Values, on_host
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Part = Callable[[slice], Outputs]
-HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
-OTHER_WIDTH = {HALF: SINGLE, SINGLE: HALF}
+HALF_AND_SINGLE = {np.dtype(np.float16), np.dtype(np.float32)}
 
 
 class FixedRun(Protocol):
@@ -61,59 +63,57 @@ def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
     return lambda batch, part: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
 
 
-class Place:
-    """Where in memory on the host values belong.
-
-    Args:
-        array: the memory; sample: whose values they are, of a list; None for all of an array.
-    """
-
-    def __init__(self, array: NDArray[Any], sample: int | None = None) -> None:
-        self.array, self.sample = array, sample
-        self._twin: Any = None
-        """The same memory as a tensor, where it was asked for."""
-
-    def write(self, values: Values | list[Values]) -> None:
-        """Write values of its shape in its type. Beyond the range of fp16 is infinite."""
-        own: Values = values if self.sample is None else values[self.sample]
-        if own.dtype is self.array.dtype:
-            self.array[...] = own
-            return
-        given = on_host(own)
-        if given.dtype == OTHER_WIDTH.get(self.array.dtype):
-            import torch  # NumPy converts number by number, thirty times as slow
-
-            if self._twin is None:
-                self._twin = torch.from_numpy(self.array)
-            self._twin.copy_(torch.from_numpy(given if given.flags.writeable else given.copy()))
-        else:
-            with np.errstate(over="ignore"):
-                np.copyto(self.array, given, casting="same_kind")
-
-
 def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
     """Write ``values`` into the first rows, clips, words, ... of ``held``, and zeros beside them."""
-    for place in places(held, values):
-        place.write(values)
+    for array, own in zip(places(held, values), values if isinstance(values, list) else (values,), strict=True):
+        write(array, own)
 
 
-def places(held: NDArray[Any], values: Values | list[Values]) -> list[Place]:
-    """Where in ``held`` values of these shapes belong. Zeros are written beside them.
+def places(held: NDArray[Any], values: Values | list[Values]) -> list[NDArray[Any]]:
+    """Where in ``held`` values of these shapes belong: those of each sample of a list, or all of an array. Zeros are
+    written beside them.
 
     The rest has to be written too: what an earlier request left there may be infinite, and infinity times a mask's
     zero is NaN.
     """
     if not isinstance(values, list):
-        return [Place(_corner(held, values.shape))]
+        return [_corner(held, values.shape)]
     held[len(values) :] = 0
     if len(values) == 1:
-        return [Place(_corner(held[0], values[0].shape), 0)]
+        return [_corner(held[0], values[0].shape)]
     shapes, inner = [each.shape for each in values], held.shape[2:]
     if all(shape[1:] == inner for shape in shapes):
         held[: len(values), min(shape[0] for shape in shapes) :] = 0
-        return [Place(held[row, : shape[0]], row) for row, shape in enumerate(shapes)]
+        return [place[: shape[0]] for place, shape in zip(held, shapes, strict=False)]
     held[...] = 0
-    return [Place(held[row][tuple(map(slice, shape))], row) for row, shape in enumerate(shapes)]
+    return [place[tuple(map(slice, shape))] for place, shape in zip(held, shapes, strict=False)]
+
+
+def write(array: NDArray[Any], values: Values, twin: "Tensor | None" = None) -> None:
+    """Write values of its shape to an array in its type. Beyond the range of fp16 is infinite.
+
+    Args:
+        twin: :func:`twin_of` the array, where it is at hand.
+    """
+    if values.dtype is array.dtype:
+        array[...] = values
+        return
+    given = on_host(values)
+    if {given.dtype, array.dtype} == HALF_AND_SINGLE:
+        import torch  # NumPy converts number by number, thirty times as slow
+
+        own = torch.from_numpy(array) if twin is None else twin
+        own.copy_(torch.from_numpy(given if given.flags.writeable else given.copy()))
+    else:
+        with np.errstate(over="ignore"):
+            np.copyto(array, given, casting="same_kind")
+
+
+def twin_of(array: NDArray[Any]) -> "Tensor | None":
+    """Memory in fp16, which is mostly written from float32, as a tensor; None for other arrays."""
+    import torch
+
+    return torch.from_numpy(array) if array.dtype == np.float16 else None
 
 
 def _corner(held: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
