@@ -46,7 +46,7 @@ class Ladders:
 
     rungs: Mapping[str, tuple[int, ...]]
     _fitted: dict[Any, tuple[dict[str, int], Bucket]] = field(default_factory=dict, repr=False, compare=False)
-    """By the graph's name, the names given and their shapes: a microsecond where checking them again takes fifteen."""
+    """By the graph's name and the shapes of its inputs: a microsecond where checking them again takes fifteen."""
 
     @classmethod
     def up_to(cls, limits: Mapping[str, int], batch: int = BATCH[-1]) -> "Ladders":
@@ -68,7 +68,7 @@ class Ladders:
 
         Raises BackendError: inputs that do not fit each other, the graph or the ladders.
         """
-        key = (spec.name, *feeds, *map(_shapes, feeds.values()))
+        key = (spec.name, *[_shapes(feeds.get(tensor.name)) for tensor in spec.inputs])
         found = self._fitted.get(key)
         if found is None:
             sizes = sizes_of(spec, feeds)
