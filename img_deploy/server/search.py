@@ -21,6 +21,9 @@ from img_deploy.runtime.spans import DEFAULT_NMS
 from img_deploy.server.batcher import Batcher, BusyError, Heard, Stage
 from img_deploy.server.shelf import Fetched, Shelf
 
+FEW = 16
+"""Videos that are looked up without a thread where no file need be read for it: a thread costs more than that takes."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -113,7 +116,8 @@ class Search:
         """
         async with self._turn() as begun:
             size = LOT * self.batcher.batch_size
-            asked, vids, fetched = await asyncio.to_thread(self._looked_up, question, size)
+            asked = Asked(self.predictor.rules.query(question.text, question.qid, question.sentence))
+            vids, fetched = await self._looked_up(question.videos, size)
             found = Found()
             ranking = BestMoments(question.best) if question.best is not None else None
             for first in range(0, len(vids), size):
@@ -135,13 +139,18 @@ class Search:
             raise found.skipped[0]
         return found
 
-    def _looked_up(self, question: Question, most: int) -> tuple[Asked, list[str], list[Fetched]]:
-        """The query's words, the videos' ids as spelled here, and what is known of the first of them."""
-        asked = Asked(self.predictor.rules.query(question.text, question.qid, question.sentence))
-        self.shelf.refresh()
-        names = self.shelf.videos() if question.videos is None else map(self.shelf.find, question.videos)
-        vids = list(dict.fromkeys(names))
-        return asked, vids, self.shelf.fetch(vids[:most])
+    async def _looked_up(self, videos: Sequence[str] | None, most: int) -> tuple[list[str], list[Fetched]]:
+        """The videos' ids as spelled here, and what is known of the first ``most`` of them."""
+        if videos is not None and len(videos) <= FEW and (at_hand := self.shelf.at_hand(videos)) is not None:
+            return list(at_hand), list(at_hand.values())
+
+        def look() -> tuple[list[str], list[Fetched]]:
+            self.shelf.refresh()
+            names = self.shelf.videos() if videos is None else map(self.shelf.find, videos)
+            vids = list(dict.fromkeys(names))
+            return vids, self.shelf.fetch(vids[:most])
+
+        return await asyncio.to_thread(look)
 
     async def _answers(
         self, videos: Sequence[EncodedVideo], asked: Asked, question: Question, found: Found, begun: float

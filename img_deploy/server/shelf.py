@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder
@@ -23,7 +23,7 @@ from img_deploy.runtime.predictor import Predictor
 from img_deploy.server.batcher import BusyError
 
 LOOK_AGAIN = 1.0
-"""Seconds after which it is asked whether another program has written to the index."""
+"""Seconds after which it is asked whether a file was replaced, or the index written to by another program."""
 WRITER_WAIT = 5.0
 """Seconds that an upload waits for another writer of the index."""
 Fetched = EncodedVideo | VideoFeatures | ImgDeployError
@@ -81,6 +81,8 @@ class Shelf:
         self.library = library
         self._names = {} if library is None else dict.fromkeys(library.videos())
         self._looked = time.monotonic()
+        self._marks: TTLCache = TTLCache(4096, LOOK_AGAIN)
+        """The library's fingerprints that were read a moment ago."""
 
     def __len__(self) -> int:
         return len(self.videos())
@@ -154,12 +156,27 @@ class Shelf:
                 self.keep(video)
         return [found[vid] for vid in vids]
 
+    def at_hand(self, vids: Sequence[str]) -> dict[str, EncodedVideo] | None:
+        """The encodings of videos, by id; None where a file has to be looked at for one of them. Never blocks."""
+        if self._outdated():
+            return None
+        found = {}
+        with self._lock:
+            for vid in vids:
+                uploaded = self._uploads.get(vid)
+                kept = self._cache.get((vid, self._marks.get(vid))) if uploaded is None else uploaded.video
+                if kept is None:
+                    return None
+                found[vid] = kept
+        return found
+
     def _cached(self, vid: str) -> EncodedVideo | None:
         if self.library is None:
             return None
-        key = vid, self.library.fingerprint(vid)
+        mark = self.library.fingerprint(vid)
         with self._lock:
-            return self._cache.get(key)
+            self._marks[vid] = mark
+            return self._cache.get((vid, mark))
 
     def keep(self, video: EncodedVideo) -> None:
         """Have an encoding of the library ready for the next time. Raises FeatureError: it is gone."""
@@ -171,11 +188,13 @@ class Shelf:
     def refresh(self) -> None:
         """Take over what another program, or another worker, has written to the index since."""
         library = self.library
-        if not isinstance(library, VideoIndex) or time.monotonic() - self._looked < LOOK_AGAIN:
-            return
-        self._looked = time.monotonic()
-        if library.dataset.latest_version != library.dataset.version:
-            self._reopen(library)
+        if isinstance(library, VideoIndex) and self._outdated():
+            self._looked = time.monotonic()
+            if library.dataset.latest_version != library.dataset.version:
+                self._reopen(library)
+
+    def _outdated(self) -> bool:
+        return isinstance(self.library, VideoIndex) and time.monotonic() - self._looked >= LOOK_AGAIN
 
     def _reopen(self, index: VideoIndex) -> None:
         opened = VideoIndex.open(index.path, self.predictor.bundle, self.predictor.rules.text)

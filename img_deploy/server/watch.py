@@ -2,11 +2,11 @@
 
 import json
 import logging
+import random
 import re
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -74,7 +74,7 @@ class Watch:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        name = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        name = given if _ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token, begun, status = REQUEST_ID.set(name), time.monotonic(), 0
 
         async def told(message: Message) -> None:
