@@ -5,6 +5,8 @@ batches themselves: while the event loop is busy with replies, they go on. Nothi
 """
 
 import asyncio
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -18,6 +20,8 @@ from img_deploy.errors import ImgDeployError
 SMALL = 4
 """Items of which a batch may be all that there are. Of more, each thread takes its share, so that none has a long batch
 while others have nothing to do: on a CPU, larger batches gain little."""
+GIVE_WAY = 5
+"""By which threads that take all cores are nicer than the event loop: its work is short, and everyone waits for it."""
 Heard = Callable[[str, int, float], None]
 """Told of each batch: stage, items, seconds."""
 
@@ -79,7 +83,9 @@ class Batcher:
         self._changed = Condition()
         """Guards the queues; told of items that arrive, and of the end."""
         self._stopped = False
-        self._threads = [Thread(target=self._work, name=f"batches_{one}", daemon=True) for one in range(threads)]
+        self._threads = [
+            Thread(target=self._work, args=(one,), name=f"batches_{one}", daemon=True) for one in range(threads)
+        ]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -139,9 +145,14 @@ class Batcher:
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         """In each thread: a batch after the other."""
         assert self._loop is not None
+        if sys.platform == "linux":  # where both are of a thread, not of the process
+            cores = sorted(os.sched_getaffinity(0))
+            if len(cores) == len(self._threads):
+                os.sched_setaffinity(0, {cores[number]})  # else two may wait on one core while another has no work
+                os.nice(GIVE_WAY)
         while (found := self._wait()) is not None:
             name, batch = found
             begun = time.monotonic()

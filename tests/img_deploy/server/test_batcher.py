@@ -1,6 +1,8 @@
 """The batcher alone, with stages of the test's own."""
 
 import asyncio
+import os
+import sys
 import threading
 import time
 
@@ -195,3 +197,26 @@ def test_no_more_requests_than_said():
             return batcher.requests
 
     assert with_batcher(body, most_requests=2) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores and priorities of threads are Linux's")
+@pytest.mark.parametrize("spare", [0, 1])
+def test_threads_that_take_all_cores_let_the_event_loop_go_first(spare):
+    """Replies would wait behind batches, and batches for each other on one core beside an idle one."""
+    cores, began, seen = os.sched_getaffinity(0), threading.Barrier(len(os.sched_getaffinity(0)) + spare), []
+
+    def run(contents, _):
+        began.wait(10)  # each thread has one
+        seen.append((os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        return contents
+
+    async def body(batcher):
+        return await batcher.run("work", list(range(len(cores) + spare)))
+
+    with_batcher(body, run, length=lambda _: 1, batch_size=1, threads=len(cores) + spare)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    if spare:
+        assert seen == [(cores, own)] * (len(cores) + spare)
+    else:
+        assert sorted(seen, key=str) == sorted((({core}, own + 5) for core in cores), key=str)
+    assert os.sched_getaffinity(0) == cores

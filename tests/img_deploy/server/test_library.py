@@ -88,6 +88,7 @@ def test_an_encoding_is_not_older_than_its_file(features, served):
     async def body(client):
         first = (await client.post("/v1/ground", json={"query": ASK, "videos": ["B"]})).json()["answers"]
         features.add("B", 9)
+        await asyncio.sleep(1.1)
         return first, (await client.post("/v1/ground", json={"query": ASK, "videos": ["B"]})).json()["answers"]
 
     [old], [new] = served(body, features=features.folder)
