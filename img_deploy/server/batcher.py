@@ -17,7 +17,7 @@ from typing import Any
 
 from img_deploy.errors import ImgDeployError
 
-SMALL = 4
+SMALL = 2
 """Items of which a batch may be all that there are. Of more, each thread takes its share, so that none has a long batch
 while others have nothing to do: on a CPU, larger batches gain little."""
 GIVE_WAY = 5
