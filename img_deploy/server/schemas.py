@@ -16,6 +16,7 @@ class Ground(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,  # "5" and true are no numbers
         json_schema_extra={
             "examples": [
                 {"query": "a person opens the door.", "videos": ["3MSZA"], "top_k": 3},

@@ -96,6 +96,8 @@ QUESTIONS = [
     b'{"query": ""}',
     b'{"query": 5}',
     b'{"query": "a", "other": 1}',
+    b'{"query": "a", "best": true}',
+    b'{"query": "a", "top_k": "3"}',
     b'{"query": "a", "top_k": 0}',
     b'{"query": "a", "top_k": 1e99}',
     b'{"query": "a", "nms": 2}',
