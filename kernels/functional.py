@@ -14,6 +14,11 @@ FP16_SCALE = 2.0**-6
 _MANY_DRAWS = 8192
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether what is faster to train on a CPU is chosen for ``x``."""
+    return x.device.type == "cpu"
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
     """LayerNorm over the last axis, computed in float32, returned in ``x.dtype``."""
     return F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps).to(x.dtype)
@@ -60,7 +65,7 @@ def gate(visual: Tensor, audio: Tensor, importance: Tensor, weight: Tensor, bias
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Depthwise convolution along clips, same zero padding: ``x`` [B, L, D], ``weight`` [D, K], ``bias`` [D]."""
-    if x.device.type == "cpu" and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    if on_cpu(x) and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return DepthwiseFunction.apply(x, weight, bias)
     kernel = weight.shape[-1]
     out = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=kernel // 2, groups=weight.shape[0])
@@ -71,7 +76,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """Inverted dropout with probability ``p`` (to 1/65536)."""
     if not p:
         return x
-    if x.device.type != "cpu":
+    if not on_cpu(x):
         return F.dropout(x, p)
     drop = round(p * 65536)
     keep = _draw_int16(x.numel()).view(x.shape).ge_(drop - 32768)  # 0 or 1; a bool array is slow to make and to use

@@ -1,5 +1,6 @@
 """The network under Lightning: one training step, its random numbers, and the optimiser."""
 
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from img_deploy.errors import ImgDeployError
 from img_deploy.model.network import IMGNetwork, NetworkOutput
+from img_deploy.model.stacked import StackedNetwork
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.constants import LossConfig
 from img_deploy.training.data import Batch
@@ -43,6 +45,7 @@ class GroundingModule(L.LightningModule):
         self.losses = loss_config(config)
         self.last_terms: LossTerms | None = None
         self.last_importance: Tensor | None = None
+        self._last: tuple[NetworkOutput, Batch, int] | None = None
 
     @property
     def epoch(self) -> int:
@@ -53,13 +56,24 @@ class GroundingModule(L.LightningModule):
         step = self.global_step
         seed_step(self.config.seed, step, self.global_rank)
         weight = warm_up(self.epoch, self.config.fusion_warm_up)
-        output = self.network(batch.video, batch.audio, batch.clip_mask, batch.text, weight)
+        network = self.network if batch.video.is_cpu else self._stacked
+        output = network(batch.video, batch.audio, batch.clip_mask, batch.text, weight)
         assert batch.targets is not None
         terms = total_loss(output, batch.targets, warm_up(self.epoch, self.config.distill_warm_up), self.losses)
-        if not torch.isfinite(terms.total):
-            raise NonFiniteLoss(_describe(terms, output, batch, step))
         self.last_terms, self.last_importance = terms, output.importance.detach()
+        self._last = output, batch, step
         return terms.total
+
+    @cached_property
+    def _stacked(self) -> StackedNetwork:
+        return StackedNetwork(self.network)
+
+    def on_after_backward(self) -> None:
+        """Stop at a loss that is not a number. Looked at no earlier: the host would wait for a GPU in mid-step."""
+        assert self.last_terms is not None
+        assert self._last is not None
+        if not torch.isfinite(self.last_terms.total):
+            raise NonFiniteLoss(_describe(self.last_terms, *self._last))
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = build_optimizer(

@@ -1,6 +1,7 @@
 """The training objective: each term a pure function of one batch, in float32 whatever the network's precision.
 
-``B`` samples, ``L`` clips. Logits of padded clips are about -1e30 (or -inf in half precision); labels and sampled
+``B`` samples, ``L`` clips; logits and saliency of several heads may be stacked, [H, B, L], which takes no more
+operations than one head. Logits of padded clips are about -1e30 (or -inf in half precision); labels and sampled
 clips always lie on real clips. Source: arXiv 2508.04273, section 3.4 (localisation, audio importance, saliency,
 cross-modal distillation); the values are those of the published training code.
 """
@@ -60,14 +61,14 @@ def location_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: 
     """CE(start_logits, start) + CE(end_logits, end) over the clips of each sample.
 
     Args:
-        start_logits, end_logits: [B, L].
+        start_logits, end_logits: [B, L] or [H, B, L].
         start, end: [B] int64, first and last clip of the moment.
     Returns:
-        [B] float32.
+        [B] or [H, B] float32.
     """
-    return F.cross_entropy(_finite(start_logits), start, reduction="none") + F.cross_entropy(
-        _finite(end_logits), end, reduction="none"
-    )
+    logits = _both(start_logits, end_logits)
+    labels = torch.stack([start, end]).expand(logits.shape[:-1])
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape).sum(-2)
 
 
 def pseudo_importance(visual_loss: Tensor, audio_loss: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -82,8 +83,7 @@ def pseudo_importance(visual_loss: Tensor, audio_loss: Tensor, gamma: float, eps
     """
     label = torch.sigmoid((visual_loss.detach().float() - audio_loss.detach().float()) / gamma)
     valid = label > epsilon
-    label = torch.where(valid, label, torch.zeros_like(label))
-    return torch.where(label > 1 - epsilon, torch.ones_like(label), label), valid
+    return label.masked_fill(~valid, 0).masked_fill(label > 1 - epsilon, 1), valid
 
 
 def importance_loss(importance: Tensor, label: Tensor) -> Tensor:
@@ -98,9 +98,8 @@ def importance_loss(importance: Tensor, label: Tensor) -> Tensor:
     # NaN it refuses with an error of its own, on a GPU by ending the process: the loss shall be NaN instead.
     with torch.autocast(importance.device.type, enabled=False):
         p = importance.float()
-        good = torch.isfinite(p)
-        loss = F.binary_cross_entropy(torch.where(good, p, torch.full_like(p, 0.5)), label.float())
-        return torch.where(good.all(), loss, torch.full_like(loss, float("nan")))
+        hole = (p - p).detach()  # NaN where p is not finite, else 0
+        return F.binary_cross_entropy(p.masked_fill(hole.isnan(), 0.5), label.float()) + hole.sum()
 
 
 def distillation_loss(
@@ -111,26 +110,29 @@ def distillation_loss(
     The teacher is detached.
 
     Args:
-        teacher_start, ..., student_end: [B, L] logits.
+        teacher_start, teacher_end: [B, L] logits. student_start, student_end: [B, L] or [H, B, L].
     Returns:
-        [B] float32.
+        [B] or [H, B] float32.
     """
-    start = _kl(teacher_start.detach(), student_start, temperature)
-    return temperature**2 * (start + _kl(teacher_end.detach(), student_end, temperature))
+    teacher, student = (
+        F.log_softmax(_both(*each) / temperature, dim=-1)
+        for each in ((teacher_start.detach(), teacher_end.detach()), (student_start, student_end))
+    )
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum((-3, -1))
 
 
 def saliency_loss(saliency: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> Tensor:
     """Σ_k max(0, margin + s[negative_k] - s[positive_k]) * 2 / (2 B): summed over a batch, a mean over pairs times 2.
 
     Args:
-        saliency: [B, L].
+        saliency: [B, L] or [H, B, L].
         positives, negatives: [B, K] int64, clips inside and outside the moment.
     Returns:
-        [B] float32.
+        [B] or [H, B] float32.
     """
-    scores = saliency.float()
-    gap = margin + scores.gather(1, negatives) - scores.gather(1, positives)
-    return gap.clamp(min=0).sum(1) * 2 / positives.numel()
+    clips = torch.cat([negatives, positives], dim=1).expand(*saliency.shape[:-1], -1)
+    negative, positive = saliency.float().gather(-1, clips).chunk(2, dim=-1)
+    return (margin + negative - positive).clamp(min=0).sum(-1) * 2 / positives.numel()
 
 
 def total_loss(
@@ -147,27 +149,23 @@ def total_loss(
         output: the three heads, each with [B, L] logits and saliency, and ``importance`` [B] in 0..1.
         distill_warm_up: w_kd of the epoch, see :func:`img_deploy.training.schedule.warm_up`.
     """
-    heads = {"fused": output.fused, "visual": output.visual, "audio": output.audio}
-    location = {name: location_loss(head.start, head.end, targets.start, targets.end) for name, head in heads.items()}
-    saliency = {
-        name: saliency_loss(head.saliency, targets.positives, targets.negatives, config.margin)
-        for name, head in heads.items()
-    }
-    teacher = heads.pop("fused")
-    distill = {
-        name: distillation_loss(teacher.start, teacher.end, head.start, head.end, config.temperature)
-        for name, head in heads.items()
-    }
-    label, valid = pseudo_importance(location["visual"], location["audio"], config.gamma, config.epsilon)
+    heads = (output.fused, output.visual, output.audio)
+    starts, ends = torch.stack([head.start for head in heads]), torch.stack([head.end for head in heads])
+    location = location_loss(starts, ends, targets.start, targets.end).unbind(0)
+    saliencies = torch.stack([head.saliency for head in heads])
+    saliency = saliency_loss(saliencies, targets.positives, targets.negatives, config.margin).unbind(0)
+    distill = distillation_loss(starts[0], ends[0], starts[1:], ends[1:], config.temperature).unbind(0)
+    label, valid = pseudo_importance(location[1], location[2], config.gamma, config.epsilon)
+    left_out, count = ~valid, valid.sum() + 1e-6
     terms = {
-        "location_fused": location["fused"].mean(),
-        "location_visual": location["visual"].mean(),
-        "location_audio": _valid_mean(location["audio"], valid),
-        "saliency_fused": saliency["fused"].sum(),
-        "saliency_visual": saliency["visual"].sum(),
-        "saliency_audio": _valid_sum(saliency["audio"], valid),
-        "distill_visual": distill["visual"].mean(),
-        "distill_audio": _valid_mean(distill["audio"], valid),
+        "location_fused": location[0].mean(),
+        "location_visual": location[1].mean(),
+        "location_audio": location[2].masked_fill(left_out, 0).sum() / count,
+        "saliency_fused": saliency[0].sum(),
+        "saliency_visual": saliency[1].sum(),
+        "saliency_audio": saliency[2].masked_fill(left_out, 0).sum(),
+        "distill_visual": distill[0].mean(),
+        "distill_audio": distill[1].masked_fill(left_out, 0).sum() / count,
         "importance": importance_loss(output.importance, label),
     }
     return LossTerms(_weighted(terms, distill_warm_up, config), **terms, pseudo_label=label, audio_valid=valid)
@@ -185,21 +183,7 @@ def _weighted(terms: dict[str, Tensor], distill_warm_up: float, config: LossConf
     )
 
 
-def _kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) per sample, [B]: Σ p_t (log p_t - log p_s)."""
-    log_teacher = F.log_softmax(_finite(teacher) / temperature, dim=1)
-    log_student = F.log_softmax(_finite(student) / temperature, dim=1)
-    return (log_teacher.exp() * (log_teacher - log_student)).sum(1)
-
-
-def _finite(logits: Tensor) -> Tensor:
-    """Float32 logits with minus infinity (an overflowed mask of half precision) made finite; NaN stays NaN."""
-    return logits.float().clamp(min=LOWEST_LOGIT)
-
-
-def _valid_sum(values: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid, values, torch.zeros_like(values)).sum()
-
-
-def _valid_mean(values: Tensor, valid: Tensor) -> Tensor:
-    return _valid_sum(values, valid) / (valid.sum() + 1e-6)
+def _both(start: Tensor, end: Tensor) -> Tensor:
+    """[..., B, L] twice -> [..., 2, B, L] float32. Minus infinity (an overflowed mask of half precision) becomes
+    finite, NaN stays NaN."""
+    return torch.stack([start, end], dim=-3).float().clamp(min=LOWEST_LOGIT)

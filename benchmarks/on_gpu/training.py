@@ -10,7 +10,9 @@ from torch import Tensor
 from img_deploy.benchmarks.on_gpu.clock import Clock
 from img_deploy.benchmarks.on_gpu.network import FULL, TINY, draw_feeds, on_device
 from img_deploy.benchmarks.published import with_packed_grus
-from img_deploy.model.network import IMGNetwork
+from img_deploy.model.config import ModelConfig
+from img_deploy.model.network import IMGNetwork, NetworkOutput
+from img_deploy.model.stacked import StackedNetwork
 from img_deploy.model.stream import TextInput
 from img_deploy.training.losses import Targets, total_loss
 from img_deploy.training.schedule import build_optimizer
@@ -24,6 +26,10 @@ SEED = 1
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """Parameters of the GRUs, which both ways hold in other tensors."""
 
+Way = Callable[[IMGNetwork], Callable[..., NetworkOutput]]
+"""What computes a network's output in training; it may change the network."""
+WAYS: dict[str, Way] = {"ours": StackedNetwork, "published": lambda network: with_packed_grus(network)}
+
 
 def time_training(batch: int, clips: int, clock: Clock) -> dict[str, Any]:
     """Both ways on the same batch and weights, fp32: forward with all heads and losses, backward, clipping and AdamW.
@@ -32,8 +38,8 @@ def time_training(batch: int, clips: int, clock: Clock) -> dict[str, Any]:
         ``ours``, ``published``: milliseconds of a step; without dropout: ``losses``, ``gradient_norms`` of all
         parameters, ``gradient_difference``, the largest of a parameter's; ``passed``: losses and gradients agree.
     """
-    steps = {"ours": _step(lambda network: network, batch, clips, clock.device)}
-    steps["published"] = _step(with_packed_grus, batch, clips, clock.device)
+    config = FULL if clock.on_cuda else TINY
+    steps = {name: make_step(way, config, batch, clips, clock.device) for name, way in WAYS.items()}
     losses = {name: loss for name, (loss, _, _) in steps.items()}
     (_, ours, _), (_, published, _) = steps.values()
     norms = {"ours": math.hypot(*ours.values()), "published": math.hypot(*published.values())}
@@ -48,13 +54,14 @@ def time_training(batch: int, clips: int, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _step(
-    change: Callable[[IMGNetwork], IMGNetwork], batch: int, clips: int, device: str
+def make_step(
+    way: Way, config: ModelConfig, batch: int, clips: int, device: str
 ) -> tuple[float, dict[str, float], Callable[[], None]]:
     """Without dropout the first loss and its gradient's norms, and what makes one step."""
-    config = FULL if device == "cuda" else TINY
     torch.manual_seed(SEED)
-    network = change(IMGNetwork(config)).to(device)
+    network = IMGNetwork(config)
+    compute = way(network)
+    network.to(device)
     optimizer, schedule = build_optimizer(network.named_parameters(), 10**6, fused=True)
     inputs = on_device(draw_feeds(config, (clips, *[max(2, clips // 2)] * (batch - 1)), clips), "fp32", device)
     text = TextInput(inputs["word_vectors"], inputs["word_mask"], inputs["word_unknown"], inputs["char_ids"])
@@ -62,7 +69,7 @@ def _step(
 
     def loss() -> Tensor:
         torch.manual_seed(SEED)
-        output = network(inputs["video"], inputs["audio"], inputs["clip_mask"], text)
+        output = compute(inputs["video"], inputs["audio"], inputs["clip_mask"], text)
         return total_loss(output, targets, 1.0).total
 
     def run() -> None:

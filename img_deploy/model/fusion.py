@@ -238,8 +238,13 @@ class Fusion(nn.Module):
             weight = p
         else:
             p = self.importance(visual, audio, mask)
-            weight = p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
+            weight = self.weight_of(p, importance_weight)
         return p, weight, self.local(visual, audio, weight, mask)
+
+    @staticmethod
+    def weight_of(p: Tensor, importance_weight: float) -> Tensor:
+        """The weight of the gates, [B]."""
+        return p if importance_weight == 1.0 else 0.5 * (1 - importance_weight) + importance_weight * p
 
 
 class PlainGate(nn.Module):

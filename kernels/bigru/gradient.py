@@ -185,16 +185,17 @@ def _factors(
     Returns:
         For the gradient of tanh's argument [..., H], of the product [..., 3, H], of the state before besides [..., H].
     """
-    through = (1 - update) * (1 - candidate * candidate) * mask
+    stay = update * mask
+    through = torch.ops.aten.tanh_backward(mask - stay, candidate)
     factors = torch.stack(
         [
-            through * recalled * reset * (1 - reset),
-            (before - candidate) * update * (1 - update) * mask,
+            torch.ops.aten.sigmoid_backward(through * recalled, reset),
+            torch.ops.aten.sigmoid_backward((before - candidate) * mask, update),
             through * reset,
         ],
         dim=-2,
     )
-    return through, factors, update * mask
+    return through, factors, stay
 
 
 def _gradients(inner: Tensor, total: Tensor, through: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:

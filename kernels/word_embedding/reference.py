@@ -95,12 +95,16 @@ def word_embedding_trained(
     kernels = [F.pad(one, (0, MIN_CHARS - k)) for k, one in zip(CHAR_WIDTHS, convolutions[:4], strict=True)]
     found = F.relu(linear(windows, torch.cat(kernels).flatten(1), torch.cat(convolutions[4:])))
     found = found.view(batch, words, width, -1)
-    positions = torch.arange(1, width + 1, device=char_ids.device)
+    characters = (found * inside_windows(char_ids)[:, None].to(found.dtype)).amax(dim=2)
+    return linear(torch.cat([seen, characters], dim=-1), weight, bias)
+
+
+def inside_windows(char_ids: Tensor) -> Tensor:
+    """Whether a channel's window at a position ends inside the query's longest word: [B, W, 100] bool."""
+    positions = torch.arange(1, char_ids.shape[-1] + 1, device=char_ids.device)
     # Filled where they are used: copied there, the host would wait for the device.
     taps = torch.cat([positions.new_full((n,), k) for k, n in zip(CHAR_WIDTHS, CHAR_CHANNELS, strict=True)])  # [100]
-    inside = positions[:, None] <= _longest(char_ids, positions)[:, None, None] - taps + 1  # [B, W, 100]
-    characters = (found * inside[:, None].to(found.dtype)).amax(dim=2)
-    return linear(torch.cat([seen, characters], dim=-1), weight, bias)
+    return positions[:, None] <= _longest(char_ids, positions)[:, None, None] - taps + 1
 
 
 def _longest(char_ids: Tensor, positions: Tensor) -> Tensor:
