@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from img_deploy.errors import one_line
@@ -20,6 +20,7 @@ from img_deploy.server.replies import REQUEST_ID, refuse
 
 LOG = logging.getLogger("img_deploy.server")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NO_GUESSING = (b"x-content-type-options", b"nosniff")
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -81,9 +82,7 @@ class Watch:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), NO_GUESSING]
             await send(message)
 
         try:
