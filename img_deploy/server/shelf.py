@@ -121,7 +121,7 @@ class Shelf:
     def seconds(self, vid: str, source_clips: int) -> float | None:
         """Duration of a video of so many clips before down-sampling; None where nothing tells it."""
         uploaded = self._uploads.get(vid)
-        known = (by_video(self.durations, vid) if self.durations else None) if uploaded is None else uploaded.duration
+        known = by_video(self.durations, vid) if uploaded is None else uploaded.duration
         if known is None and isinstance(self.library, VideoIndex):
             with suppress(FeatureError):
                 known = self.library.entry(vid).duration

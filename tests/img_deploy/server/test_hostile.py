@@ -143,6 +143,22 @@ def test_broken_questions_are_refused(features, served):
     served(body, features=features.folder)
 
 
+def test_a_question_says_that_it_is_json(features, served):
+    """A page of another site could ask by a plain form, for which browsers seek no leave."""
+
+    async def body(client):
+        content = json.dumps({"query": "a door"}).encode()
+        for kind in ("text/plain", "", "application/x-www-form-urlencoded", "xapplication/json", "application/xjson"):
+            reply = await client.post("/v1/ground", content=content, headers={"Content-Type": kind} if kind else {})
+            assert_one_line(reply, 422)
+            assert "application/json" in reply.json()["error"]
+        for kind in ("application/json; charset=utf-8", "APPLICATION/JSON", "application/ld+json"):
+            reply = await client.post("/v1/ground", content=content, headers={"Content-Type": kind})
+            assert reply.status_code == 200
+
+    served(body, features=features.folder)
+
+
 def test_what_fails_inside_is_told_in_the_log_alone(features, served, monkeypatch, caplog):
     """A traceback would tell a stranger about the machine; and without a log nobody could mend it."""
 

@@ -1,6 +1,7 @@
 """A server as a process of its own: signals, dying clients, logs."""
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -25,8 +26,8 @@ def request_of(body):
     return head.encode() + content
 
 
-def test_clients_that_die_leave_it_answering(features, listening_server):
-    """Every client that is killed would cost a place, until nobody is answered."""
+def test_clients_that_die_leave_it_answering(features, listening_server, caplog):
+    """Every client that is killed would cost a place, until nobody is answered; or count as a failure of the server."""
     whole = request_of(ASK)
     with listening_server(features=features.folder, most_requests=8) as server:
         for turn in range(100):
@@ -45,6 +46,8 @@ def test_clients_that_die_leave_it_answering(features, listening_server):
         metrics = server.client.get("/metrics").text
         assert "img_deploy_requests_now 0.0" in metrics
         assert "img_deploy_items_waiting 0.0" in metrics
+        assert set(re.findall(r'requests_total{route="/v1/ground",status="(\d+)"}', metrics)) == {"200", "499"}
+        assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_what_was_begun_is_answered_before_it_stops(features, server_process):
