@@ -12,7 +12,7 @@ from img_deploy.text.vocabulary import EncodedWords
 Floats = NDArray[np.floating]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # frozen, it would take four times as long to make
 class Query:
     """What is asked: a sentence, or token features that stand for one."""
 

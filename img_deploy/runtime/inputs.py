@@ -47,7 +47,8 @@ class InputRules:
 
     def usual(self, ranges: Sequence[float]) -> bool:
         """Whether least and greatest number of a video, then of its sound, are as usual."""
-        return self.video.is_usual(*ranges[:2]) and self.audio.is_usual(*ranges[2:])
+        low, high, quietest, loudest = ranges
+        return self.video.is_usual(low, high) and self.audio.is_usual(quietest, loudest)
 
     def query(self, text: str | ArrayLike | Query, qid: int | None = None, sentence: str = "") -> Query:
         """A sentence as words with their vectors, or token features [N, Dt] as they are, checked.
@@ -139,8 +140,7 @@ def listed(name: str, value: Any, kind: type[Value], maker: str) -> list[Value]:
 
 def one_each(name: str, value: Any, count: int, convert: Callable[[str, Any], Value]) -> list[Value]:
     """``value`` per item: as many, or one for all. Raises InputError for another count, and what ``convert`` raises."""
-    value = _plain(value)
-    if not many(value):
+    if not many(value := _plain(value)):
         return [convert(name, value)] * count
     if len(value) != count:
         raise InputError(f"{name}: got {len(value)}, expected {count}, one for each")

@@ -279,7 +279,7 @@ class Predictor:
         Raises:
             FeatureError, QueryError, InputError: as they do.
         """
-        (name, sentence), number = map(as_text, ("vid", "query"), (vid, query)), as_number("qid", qid)
+        name, sentence, number = as_text("vid", vid), as_text("query", query), as_number("qid", qid)
         has_pair = self.choice.backend.has_pair  # which also tells the range of the values
         features = self.rules.unchecked(video, audio, name) if has_pair else None
         if features is None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from img_deploy.runtime.spans import ScoredSpan, span_to_fraction, span_to_window
+from img_deploy.runtime.spans import ScoredSpan, span_to_window
 
 Head = Literal["fused", "visual"]
 
@@ -37,17 +37,11 @@ def moments_of(spans: Iterable[ScoredSpan], clips: int, duration: float | None) 
     >>> moments_of([(0, 1, 0.5)], clips=4, duration=20.0)
     (Moment(span=(0, 1), score=0.5, fraction=(0.0, 0.5), window=(0.0, 10.0)),)
     """
-    return tuple(
-        [
-            Moment(
-                span=(i, j),
-                score=score,
-                fraction=span_to_fraction((i, j), clips),
-                window=None if duration is None else span_to_window((i, j), clips, duration),
-            )
-            for i, j, score in spans
-        ]
-    )
+    found = []
+    for i, j, score in spans:
+        window = None if duration is None else span_to_window((i, j), clips, duration)
+        found.append(Moment((i, j), score, (i / clips, (j + 1) / clips), window))
+    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +73,9 @@ class Answer:
     def __post_init__(self) -> None:
         if not self.moments:
             raise ValueError("got an answer without moments")
-        if any((moment.window is None) != (self.duration is None) for moment in self.moments):
-            raise ValueError("got moments in seconds without a duration, or the other way round")
+        for moment in self.moments:
+            if (moment.window is None) != (self.duration is None):
+                raise ValueError("got moments in seconds without a duration, or the other way round")
 
     @property
     def best(self) -> Moment:

@@ -92,15 +92,6 @@ def check_options(top_k: int, nms: float) -> None:
         raise InputError(f"nms: got {nms}, expected an IoU from 0 to 1")
 
 
-def span_to_fraction(span: Span, clips: int) -> tuple[float, float]:
-    """Start and end of a span as fractions of a video of that many clips.
-
-    >>> span_to_fraction((2, 3), clips=8)
-    (0.25, 0.5)
-    """
-    return span[0] / clips, (span[1] + 1) / clips
-
-
 def span_to_window(span: Span, clips: int, duration: float) -> tuple[float, float]:
     """Start and end of a span in seconds: i * d / L and (j + 1) * d / L.
 

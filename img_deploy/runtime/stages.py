@@ -26,7 +26,7 @@ from img_deploy.runtime.backends.protocol import (
 )
 from img_deploy.runtime.batching import bucket_batches
 from img_deploy.runtime.encoded import EncodedQuery, EncodedVideo, Query
-from img_deploy.runtime.results import Answer, moments_of
+from img_deploy.runtime.results import Answer, Head, moments_of
 from img_deploy.runtime.spans import ScoredSpan, check_options, decode_spans
 from img_deploy.text.vocabulary import EncodedWords
 
@@ -75,9 +75,9 @@ def _encode_videos(
     run: Run, audio_width: int, network: str, batch: list[VideoFeatures]
 ) -> list[EncodedVideo | FeatureError]:
     lengths = [len(item.video) for item in batch]
-    out = run("video_encoder", _video_feeds(audio_width, batch))
+    out = run("video_encoder", _video_feeds(audio_width, batch, lengths))
     streams = "visual_clips", "audio_clips"
-    visual, audio = (_each(out[name], lengths) for name in streams)
+    visual, audio = ([_of_sample(out[name], *row) for row in enumerate(lengths)] for name in streams)
     # What silence was encoded to is of no use: the visual head answers.
     sounds = [None if item.audio is None else sound for item, sound in zip(batch, audio, strict=True)]
     encoded: list[EncodedVideo | FeatureError] = []
@@ -87,11 +87,11 @@ def _encode_videos(
     return encoded
 
 
-def _video_feeds(audio_width: int, batch: list[VideoFeatures]) -> dict[str, Any]:
+def _video_feeds(audio_width: int, batch: list[VideoFeatures], lengths: list[int]) -> dict[str, Any]:
     return {
         "video": [item.video for item in batch],
         "audio": [_silence(len(item.video), audio_width) if item.audio is None else item.audio for item in batch],
-        "clip_mask": _mask([len(item.video) for item in batch]),
+        "clip_mask": _mask(*lengths),
     }
 
 
@@ -111,9 +111,9 @@ def words_of(query: Query) -> int:
 
 def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQuery | FeatureError]:
     lengths = [words_of(item) for item in batch]
-    out = run("query_encoder", _query_feeds(batch))
+    out = run("query_encoder", _query_feeds(batch, lengths))
     streams = "visual_words", "audio_words"
-    visual, audio = (_each(out[name], lengths) for name in streams)
+    visual, audio = ([_of_sample(out[name], *row) for row in enumerate(lengths)] for name in streams)
     encoded: list[EncodedQuery | FeatureError] = []
     for item, of_visual, of_audio, good in zip(batch, visual, audio, _finite(out, streams, lengths), strict=True):
         known = item.content if isinstance(item.content, EncodedWords) else None
@@ -123,16 +123,16 @@ def _encode_queries(run: Run, network: str, batch: list[Query]) -> list[EncodedQ
     return encoded
 
 
-def _query_feeds(batch: list[Query]) -> dict[str, Any]:
+def _query_feeds(batch: list[Query], lengths: list[int]) -> dict[str, Any]:
     words = [item.content for item in batch if isinstance(item.content, EncodedWords)]
-    feeds: dict[str, Any] = {"word_mask": _mask([words_of(item) for item in batch])}
-    if words:
-        feeds["word_vectors"] = [one.word_vectors for one in words]
-        feeds["word_unknown"] = [one.word_unknown for one in words]
-        feeds["char_ids"] = [one.char_ids for one in words]
-    else:
-        feeds["text"] = [item.content for item in batch]
-    return feeds
+    if not words:
+        return {"text": [item.content for item in batch], "word_mask": _mask(*lengths)}
+    return {
+        "word_vectors": [one.word_vectors for one in words],
+        "word_unknown": [one.word_unknown for one in words],
+        "char_ids": [one.char_ids for one in words],
+        "word_mask": _mask(*lengths),
+    }
 
 
 def ground_pairs(
@@ -158,8 +158,8 @@ def _ground(run: Run, graph: str, top_k: int, nms: float, batch: list[Pair]) -> 
     feeds: dict[str, Any] = {
         "visual_clips": [video.visual for video, _, _ in batch],
         "visual_words": [query.visual for _, query, _ in batch],
-        "clip_mask": _mask(clips),
-        "word_mask": _mask([query.words for _, query, _ in batch]),
+        "clip_mask": _mask(*clips),
+        "word_mask": _mask(*[query.words for _, query, _ in batch]),
     }
     if graph == "grounder":
         feeds["audio_clips"] = [video.audio for video, _, _ in batch]
@@ -180,8 +180,9 @@ def answer_pair(
         InputError: ``top_k`` or ``nms`` is out of range, and not all of the answer is decoded on a device.
     """
     assert video.audio is not None
-    out = run(PAIR, {**_video_feeds(0, [video]), **_query_feeds([query])})
-    shown = _Shown(video.vid, len(video.video), query.sentence, query.qid, duration)
+    clips = len(video.video)
+    out = run(PAIR, {**_video_feeds(0, [video], [clips]), **_query_feeds([query], [words_of(query)])})
+    shown = _Shown(video.vid, clips, query.sentence, query.qid, duration)
     return _answers(out, [shown], top_k, nms)[0], out[FEATURE_RANGE][0].tolist()
 
 
@@ -206,46 +207,44 @@ class _Shown(NamedTuple):
 def _answers(out: Outputs, batch: list[_Shown], top_k: int, nms: float) -> list[Answer | FeatureError]:
     clips = [pair.clips for pair in batch]
     good = _with_result(out, clips)
-    spans = _spans(out, good, clips, top_k, nms)
-    return [
-        _answer(out, row, pair, spans[row]) if row in spans else _no_result(str(pair)) for row, pair in enumerate(batch)
-    ]
+    spans = iter(_spans(out, good, clips, top_k, nms))
+    saliencies = [out[name] for name in _SALIENCY if name in out]
+    importances = out["importance"].tolist() if "importance" in out else None
+    answers: list[Answer | FeatureError] = []
+    for row, pair in enumerate(batch):
+        if row not in good:
+            answers.append(_no_result(str(pair)))
+            continue
+        vid, length, query, qid, duration = pair
+        saliency = [_of_sample(values, row, length) for values in saliencies]
+        head: Head = "visual" if importances is None else "fused"
+        importance = None if importances is None else importances[row]
+        moments = moments_of(next(spans), length, duration)
+        answers.append(Answer(vid, query, qid, head, length, duration, importance, moments, *saliency))
+    return answers
 
 
-def _spans(out: Outputs, rows: list[int], clips: list[int], top_k: int, nms: float) -> dict[int, list[ScoredSpan]]:
-    """Row of the batch -> its best spans."""
+def _spans(out: Outputs, rows: Sequence[int], clips: list[int], top_k: int, nms: float) -> list[list[ScoredSpan]]:
+    """The best spans of these rows of the batch."""
     if top_k == 1 and BEST_SPAN in out:
         ends, scores = out[BEST_SPAN].tolist(), out[BEST_SCORE].tolist()
-        return {row: [(*ends[row], *scores[row])] for row in rows}
+        return [[(*ends[row], *scores[row])] for row in rows]
     start, end = (out[name] if len(rows) == len(clips) else out[name][rows] for name in ("start_logits", "end_logits"))
-    return dict(zip(rows, decode_spans(start, end, [clips[row] for row in rows], top_k, nms), strict=True))
+    return decode_spans(start, end, [clips[row] for row in rows], top_k, nms)
 
 
-def _answer(out: Outputs, row: int, pair: _Shown, spans: list[ScoredSpan]) -> Answer:
-    fused = "importance" in out
-    # Of several samples a copy: one would hold the memory of all.
-    saliency, *of_streams = [
-        out[name][row, : pair.clips].astype(np.float32, copy=len(out[name]) > 1) for name in _SALIENCY if name in out
-    ]
-    return Answer(
-        vid=pair.vid,
-        query=pair.query,
-        qid=pair.qid,
-        head="fused" if fused else "visual",
-        clips=pair.clips,
-        duration=pair.duration,
-        importance=float(out["importance"][row]) if fused else None,
-        moments=moments_of(spans, pair.clips, pair.duration),
-        saliency=saliency,
-        saliency_visual=of_streams[0] if fused else None,
-        saliency_audio=of_streams[1] if fused else None,
-    )
+def _of_sample(values: Values, row: int, length: int) -> Values:
+    """What is real of a sample of [B, L, ...]; a copy, where one sample would hold the memory of others."""
+    if len(values) == 1:
+        return values[0]
+    one = values[row, :length]
+    return one.copy() if isinstance(one, np.ndarray) else one.clone()
 
 
-def _with_result(out: Outputs, clips: list[int]) -> list[int]:
+def _with_result(out: Outputs, clips: list[int]) -> Sequence[int]:
     """The rows of which everything that an answer is made of is a number. A logit may be -inf, a masked one in half
     precision."""
-    rows, faults = list(range(len(clips))), out.get(FAULTS)
+    rows, faults = range(len(clips)), out.get(FAULTS)
     if faults is not None and not any(faults.tolist()):
         return rows
     names = [name for name in _SHOWN if name in out]
@@ -259,13 +258,9 @@ def _with_result(out: Outputs, clips: list[int]) -> list[int]:
     return [row for row in rows if all(np.isfinite(real(name, row)).all() for name in names)]
 
 
-def _mask(lengths: list[int]) -> NDArray[np.bool_]:
-    """[B, longest], True at real clips or words."""
-    return _mask_of(tuple(lengths))
-
-
 @lru_cache(maxsize=256)
-def _mask_of(lengths: tuple[int, ...]) -> NDArray[np.bool_]:
+def _mask(*lengths: int) -> NDArray[np.bool_]:
+    """[B, longest], True at real clips or words."""
     mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
     mask.flags.writeable = False
     return mask
@@ -276,21 +271,13 @@ def _silence(clips: int, width: int) -> NDArray[np.float32]:
     return np.broadcast_to(np.float32(0), (clips, width))
 
 
-def _each(values: Values, lengths: list[int]) -> list[Values]:
-    """What is real of each sample [B, L, D]; copies, where one sample would hold the memory of others."""
-    if len(lengths) == 1:
-        return [values[0]]
-    rows = [values[row, :length] for row, length in enumerate(lengths)]
-    return [row.copy() if isinstance(row, np.ndarray) else row.clone() for row in rows]
-
-
 def _finite(out: Outputs, streams: tuple[str, str], lengths: list[int]) -> list[bool]:
     """Whether what each sample was encoded to is numbers alone."""
     faults = out.get(FAULTS)
     if faults is None:
         visual, audio = (np.isfinite(on_host(out[name])).all(axis=2) for name in streams)
         faults = ~(visual & audio)  # [B, L]
-    if not faults.any():
+    if not np.count_nonzero(faults):
         return [True] * len(lengths)
     return [not faults[row, :length].any() for row, length in enumerate(lengths)]
 

@@ -1,6 +1,5 @@
 """Sentences to words."""
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ _INVISIBLE = (0xAD, 0x200E, 0x200F, 0x2060, 0xFEFF)
 # marks, byte order marks) would make a known word unknown, so they go.
 _CLEAN: dict[int, str | None] = {**dict.fromkeys(_SPACES, " "), **dict.fromkeys(_INVISIBLE, None)}
 
-_PLAIN = re.compile(r"([a-z ]+)(\.?)")
 _CONTRACTED = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 """Words of letters alone that NLTK's tokenizer takes apart."""
 
@@ -47,7 +45,7 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     if not isinstance(sentence, str):
         raise QueryError(f"query {sentence!r}: got {type(sentence).__name__}, expected a sentence")
     plain = _plain_words(sentence.lower())
-    if 0 < len(plain) <= max_words and len(max(plain, key=len)) <= max_chars:
+    if 0 < len(plain) <= max_words and max(map(len, plain)) <= max_chars:
         return Words(plain)
     try:
         sentence.encode("utf-8")
@@ -80,11 +78,14 @@ def _split(text: str) -> list[str]:
 def _plain_words(text: str) -> list[str]:
     """The same of words of letters and a full stop, as most queries are: they need none of its thirty expressions.
     Empty for another text."""
-    plain = _PLAIN.fullmatch(text)
-    words = plain[1].split() if plain else []
-    if not words or not _CONTRACTED.isdisjoint(words):
+    body = text.removesuffix(".")
+    letters = body.replace(" ", "")
+    if not (letters.isascii() and letters.isalpha()):
         return []
-    return [*words, *plain[2]] if plain else []
+    words = body.split()
+    if not _CONTRACTED.isdisjoint(words):
+        return []
+    return words if len(body) == len(text) else [*words, "."]
 
 
 def _shown(text: str, limit: int = 40) -> str:

@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _FIRST_ID = 2  # after pad and unknown
 _ID = np.dtype(np.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)  # frozen, it would take four times as long to make
 class EncodedWords:
     """A query of N words as the network takes it."""
 
@@ -67,8 +69,8 @@ class Vocabulary:
         self.chars = tuple(chars)
         self._row_of = {word: row for row, word in enumerate(self.words)}
         self._char_id = {char: i for i, char in enumerate(self.chars, _FIRST_ID)}
-        self._spelled: dict[str, bytes] = {}
-        """Of words that were asked for: the ids of their characters, int64."""
+        self._known: dict[str, tuple[NDArray[np.float32], bytes]] = {}
+        """:meth:`_look_up` of known words that were asked for."""
 
     def __len__(self) -> int:
         return len(self.words)
@@ -85,26 +87,28 @@ class Vocabulary:
         """Network inputs of one query's words. Raises QueryError where there are none."""
         if not tokens:
             raise QueryError("query: got no words, expected a sentence")
-        rows = [self._row_of.get(token, -1) for token in tokens]
+        found = list(map(self._known.get, tokens))
         names: tuple[str, ...] = ()
-        if min(rows) < 0:
-            names = tuple(dict.fromkeys([token for token, row in zip(tokens, rows, strict=True) if row < 0]))
-            unknown = np.array(rows) < 0
-            vectors = np.zeros((len(rows), self.vectors.shape[1]), np.float32)
-            vectors[~unknown] = self.vectors[[row for row in rows if row >= 0]]
-        else:
-            unknown, vectors = np.zeros(len(rows), bool), self.vectors.take(rows, axis=0)
-        chars = [self._spelled.get(token) or self._spell(token) for token in tokens]
-        width = max(MIN_WORD_WIDTH, max(map(len, tokens)))
-        padded = bytearray().join([one.ljust(width * _ID.itemsize, b"\0") for one in chars])
-        ids = np.frombuffer(padded, _ID).reshape(-1, width)
+        unknown = _all_known(len(found))
+        if None in found:
+            found = list(map(self._look_up, tokens))
+            names = tuple(dict.fromkeys([token for token in tokens if token not in self._row_of]))
+            unknown = np.array([token in names for token in tokens])
+        rows, chars = zip(*found, strict=True)
+        vectors = np.ndarray((len(rows), self.vectors.shape[1]), np.float32, bytearray().join(rows))
+        size = max(MIN_WORD_WIDTH * _ID.itemsize, *map(len, chars))
+        padded = bytearray().join(map(bytes.ljust, chars, repeat(size), repeat(b"\0")))
+        ids = np.ndarray((len(chars), size // _ID.itemsize), _ID, padded)
         return EncodedWords(vectors, unknown, ids, names, getattr(tokens, "cut", 0))
 
-    def _spell(self, word: str) -> bytes:
-        ids = np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
-        if word in self._row_of:  # others may be any number
-            self._spelled[word] = ids
-        return ids
+    def _look_up(self, word: str) -> tuple[NDArray[np.float32], bytes]:
+        """Vector of a word, zeros where it is not known, and the ids of its characters, int64."""
+        row = self._row_of.get(word)
+        vector = np.zeros_like(self.vectors[0]) if row is None else self.vectors[row]
+        found = vector, np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
+        if row is not None:  # others may be any number
+            self._known[word] = found
+        return found
 
     def widen(self, glove_path: str | Path, progress: Progress | None = None) -> "Vocabulary":
         """This vocabulary with every word of a GloVe file added; words already known keep their rows.
@@ -166,6 +170,13 @@ class Vocabulary:
         if problems := _problems(words, vectors, chars):
             raise BundleError(f"{folder / TABLE_FILE}: {'; '.join(problems)}; export the bundle again")
         return cls(words, vectors, chars)
+
+
+@lru_cache(maxsize=256)
+def _all_known(words: int) -> NDArray[np.bool_]:
+    unknown = np.zeros(words, bool)
+    unknown.flags.writeable = False
+    return unknown
 
 
 def build_vocabulary(

@@ -6,7 +6,6 @@ it is done. On a CPU, PyTorch's own memory stands in for the device's, and every
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from img_deploy.model.graphs import GraphSpec, TensorSpec
 from img_deploy.runtime.backends.buckets import Bucket, shape_of
 from img_deploy.runtime.backends.encoded_inputs import EncodedInputs
-from img_deploy.runtime.backends.padded import cut, places, twin_of, write
-from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs
+from img_deploy.runtime.backends.padded import SINGLE, cut, places, twin_of, write
+from img_deploy.runtime.backends.protocol import FAULTS, Feeds, Outputs, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,16 +42,20 @@ class DeviceRun:
         encoded: Sequence[EncodedInputs],
         back: "Tensor",
     ) -> None:
+        import torch
+
+        self._from_numpy, self._copy_all = torch.from_numpy, torch._foreach_copy_
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
         self._places: list[tuple[str, int | None, NDArray[Any], Tensor | None]] = []
         self._filled: Mapping[str, int] | None = None
         """Sizes whose zeros lie beside the places of ``arrays``."""
-        self._columns: list[tuple[str, Any, type | None]] = []
-        """Of each output that goes to the host: its columns at those sizes, and its type if it is not float32."""
+        self._results: dict[str, NDArray[Any]] = {}
+        """Of each output that goes to the host: where it lies at those sizes."""
+        self._checked: NDArray[np.float32]
+        """Those of them that are float32."""
+        self._no_faults: NDArray[np.bool_]
         self.back = back[: room(spec, bucket)].view(dict(bucket.sizes)["batch"], -1)
-        self._brought = self.back.numpy()
-        self._floats = sum(prod(bucket.shape(each)[1:]) for each in brought(spec) if each.dtype == "float32")
         self._staying = [tensor for tensor in spec.outputs if stays(tensor)]
 
     def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
@@ -64,33 +67,36 @@ class DeviceRun:
                 for name, held in self.arrays.items()
                 for sample, array in enumerate(places(held, feeds[name]))
             ]
-            self._columns = columns_of(self.spec, self.bucket, sizes)
+            self._results, self._checked = results_of(self.spec, self.bucket, sizes, self.back.numpy())
+            self._no_faults = np.broadcast_to(np.False_, sizes["batch"])
             self._filled = sizes
+        twins, given = [], []  # for PyTorch to round, all in one call
         for name, sample, array, twin in self._places:
-            values = feeds[name]
-            write(array, values if sample is None else values[sample], twin)
-        kept = None
-        with self.on_stream():
-            for each in self.encoded:
-                each.write(feeds)
-            staying = self.launch()
-            if staying is not None:
-                kept = staying.clone()  # the next run overwrites it
+            values: Values = feeds[name] if sample is None else feeds[name][sample]
+            if twin is not None and values.dtype is SINGLE and values.flags.writeable:
+                twins.append(twin)
+                given.append(self._from_numpy(values))
+            else:
+                write(array, values)
+        if twins:
+            self._copy_all(twins, given)
+        kept = self.start(feeds)
         self.finish(kept)
-        out: Outputs = {}
-        if kept is not None:
+        out: Outputs = {name: values.copy() for name, values in self._results.items()}
+        if kept is None:
+            real = np.isfinite(self._checked)
+            out[FAULTS] = self._no_faults if np.count_nonzero(real) == real.size else ~real.all(axis=1)
+        else:
             for tensor, one in zip(self._staying, kept.unbind(), strict=True):
                 out[tensor.name] = cut(one, tensor, sizes)
-        host = self._brought[: sizes["batch"]].copy()
-        for name, columns, kind in self._columns:
-            out[name] = host[:, columns] if kind is None else host[:, columns].view(kind)
-        if not self._staying:
-            out[FAULTS] = ~np.logical_and.reduce(np.isfinite(host[:, : self._floats]), axis=1)
         return out
 
-    def on_stream(self) -> AbstractContextManager[Any]:
-        """The context in which work goes to this run's stream."""
-        return nullcontext()
+    def start(self, feeds: Feeds) -> "Tensor | None":
+        """Ask the device for everything, on this run's stream. Returns what stays on the device."""
+        for each in self.encoded:
+            each.write(feeds)
+        staying = self.launch()
+        return None if staying is None else staying.clone()  # the next run overwrites it
 
     def launch(self) -> "Tensor | None":
         """Everything on the stream from memory on the host to memory on the host. Returns what stays on the device, one
@@ -142,14 +148,17 @@ def room(spec: GraphSpec, bucket: Bucket) -> int:
     return dict(bucket.sizes)["batch"] * sum(_width(tensor, bucket.shape(tensor)) for tensor in brought(spec))
 
 
-def columns_of(spec: GraphSpec, bucket: Bucket, sizes: Mapping[str, int]) -> list[tuple[str, Any, type | None]]:
-    """Name and columns of each of them in float32 memory [B, .], and its type where that is another: the same bytes."""
-    found, at = [], 0
+def results_of(
+    spec: GraphSpec, bucket: Bucket, sizes: Mapping[str, int], memory: NDArray[np.float32]
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+    """Each of them by name, as it lies in memory [B, .], and together those that are float32: views."""
+    found, at, floats = {}, 0, 0
     for tensor in brought(spec):
         columns: Any = slice(at, at + _width(tensor, shape_of(tensor, sizes))) if tensor.axes[1:] else at
-        found.append((tensor.name, columns, None if tensor.dtype == "float32" else np.dtype(tensor.dtype).type))
+        found[tensor.name] = memory[: sizes["batch"], columns].view(tensor.dtype)
         at += _width(tensor, bucket.shape(tensor))
-    return found
+        floats = at if tensor.dtype == "float32" else floats
+    return found, memory[: sizes["batch"], :floats]
 
 
 def _width(tensor: TensorSpec, shape: tuple[int, ...]) -> int:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Part = Callable[[slice], Outputs]
-HALF_AND_SINGLE = {np.dtype(np.float16), np.dtype(np.float32)}
+InParts = Callable[[int, Part, str], list[Outputs]]
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 class FixedRun(Protocol):
@@ -31,7 +32,7 @@ def run_padded(
     ladders: Ladders,
     feeds: Feeds,
     open_run: Callable[[Bucket], FixedRun],
-    in_parts: Callable[[int, Part], list[Outputs]] | None = None,
+    in_parts: InParts | None = None,
 ) -> Outputs:
     """Outputs of a batch of any size, in as many runs as it takes.
 
@@ -40,7 +41,8 @@ def run_padded(
         ladders: the sizes that it runs at.
         feeds: its inputs.
         open_run: gives the run of a bucket.
-        in_parts: calls a function with consecutive rows of so many samples; by default, the largest batch at a time.
+        in_parts: calls a function with consecutive rows of so many samples, given the graph's name for messages; by
+            default, the largest batch at a time.
 
     Raises:
         BackendError: inputs that do not fit the graph or the ladders, beside what the runs raise.
@@ -55,12 +57,12 @@ def run_padded(
         run = open_run(ladders.bucket(spec.name, own))
         return run({tensor.name: feeds[tensor.name][rows] for tensor in spec.inputs}, own)
 
-    return _joined((in_parts or parts_of(ladders.most("batch")))(batch, part))
+    return _joined((in_parts or parts_of(ladders.most("batch")))(batch, part, spec.name))
 
 
-def parts_of(most: int) -> Callable[[int, Part], list[Outputs]]:
+def parts_of(most: int) -> InParts:
     """At most so many samples at a time."""
-    return lambda batch, part: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
+    return lambda batch, part, _: [part(slice(at, min(at + most, batch))) for at in range(0, batch, most)]
 
 
 def fill(held: NDArray[Any], values: Values | list[Values]) -> None:
@@ -95,16 +97,16 @@ def write(array: NDArray[Any], values: Values, twin: "Tensor | None" = None) -> 
     Args:
         twin: :func:`twin_of` the array, where it is at hand.
     """
-    if values.dtype is array.dtype:
+    given = values.dtype
+    if given is array.dtype:
         array[...] = values
-        return
-    given = on_host(values)
-    if {given.dtype, array.dtype} == HALF_AND_SINGLE:
+    elif (given is SINGLE and array.dtype is HALF) or (given is HALF and array.dtype is SINGLE):
         import torch  # NumPy converts number by number, thirty times as slow
 
         own = torch.from_numpy(array) if twin is None else twin
-        own.copy_(torch.from_numpy(given if given.flags.writeable else given.copy()))
+        own.copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))
     else:
+        given = on_host(values)
         with np.errstate(over="ignore"):
             np.copyto(array, given, casting="same_kind")
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from img_deploy.errors import BackendError, InputError
-from img_deploy.runtime.spans import decode_spans, span_to_fraction, span_to_window
+from img_deploy.runtime.results import moments_of
+from img_deploy.runtime.spans import decode_spans, span_to_window
 
 
 def products(start, end):
@@ -191,8 +192,9 @@ def test_seconds(golden):
         span = case["start_index"], case["end_index"]
         window = span_to_window(span, case["clips"], case["duration"])
         assert window == pytest.approx((case["start_back"], case["end_back"]), abs=1e-5)
-        fraction = span_to_fraction(span, case["clips"])
-        assert [part * case["duration"] for part in fraction] == pytest.approx(window)
+        (moment,) = moments_of([(*span, 0.5)], case["clips"], case["duration"])
+        assert moment.window == window
+        assert [part * case["duration"] for part in moment.fraction] == pytest.approx(window)
 
 
 @settings(max_examples=100, deadline=None)

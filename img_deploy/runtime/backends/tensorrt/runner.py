@@ -138,8 +138,9 @@ class ContextRun(DeviceRun):
         self._filled = None  # another context of the runner may have written to its memory
         return super().__call__(feeds, sizes)
 
-    def on_stream(self) -> AbstractContextManager[Any]:
-        return self._runner.stream.current()
+    def start(self, feeds: Feeds) -> "Tensor | None":
+        with self._runner.stream.current():
+            return super().start(feeds)
 
     def compute(self) -> "Sequence[Tensor]":
         if self._launch is None:

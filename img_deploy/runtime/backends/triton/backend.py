@@ -22,10 +22,10 @@ from img_deploy.runtime.backends.buckets import Bucket, Ladders, shape_of
 from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.graph_cache import GraphCache
 from img_deploy.runtime.backends.lifetime import NativeBackend
-from img_deploy.runtime.backends.padded import Part, run_padded
+from img_deploy.runtime.backends.padded import run_padded
 from img_deploy.runtime.backends.protocol import Feeds, Outputs, on_host
 from img_deploy.runtime.backends.torch.backend import full_float32, network_from_bundle, why_no_weights
-from img_deploy.runtime.backends.triton.batch_limit import BatchLimit, OutOfMemory
+from img_deploy.runtime.backends.triton.batch_limit import BatchLimit
 from img_deploy.runtime.backends.triton.run_outputs import run_spec
 
 if TYPE_CHECKING:
@@ -113,11 +113,7 @@ class StreamRuns:
 
     def run(self, graph: str, feeds: Feeds) -> Outputs:
         """Outputs of a batch of any size. For one thread at a time."""
-
-        def in_parts(batch: int, part: Part) -> list[Outputs]:
-            return self._limit.in_parts(batch, part, graph)
-
-        return run_padded(self._specs[graph], self._ladders, feeds, self._runs.get, in_parts)
+        return run_padded(self._specs[graph], self._ladders, feeds, self._runs.get, self._limit.in_parts)
 
     def clear(self) -> None:
         """Let go of the captured graphs, and give their memory back to the device."""
@@ -183,7 +179,7 @@ class TritonBackend(NativeBackend):
         try:
             self.check_open()
             return stream.run(graph, feeds)
-        except (ImgDeployError, OutOfMemory):
+        except ImgDeployError:
             raise
         except Exception as error:  # the compiler's errors and CUDA's have no common class
             raise BackendError(f"backend triton: {graph} failed ({one_line(error, 200)})") from None

@@ -8,10 +8,6 @@ from img_deploy.errors import BackendError, one_line
 Part = TypeVar("Part")
 
 
-class OutOfMemory(Exception):
-    """A run did not fit the memory of its device. Never reaches the user."""
-
-
 class BatchLimit:
     """How many samples a run may take: fewer once a run has not fitted, never more again.
 
@@ -28,11 +24,12 @@ class BatchLimit:
         """What ``run`` gives for consecutive parts of ``batch`` samples, in order.
 
         Args:
-            run: raises :class:`OutOfMemory` where a part does not fit; it is then called again with a smaller one.
+            run: called again with a smaller part where its error :func:`is_out_of_memory`.
             what: for the message.
 
         Raises:
             BackendError: a single sample does not fit.
+            And what else ``run`` raises.
         """
         parts: list[Part] = []
         begin = 0
@@ -42,8 +39,10 @@ class BatchLimit:
                 parts.append(run(slice(begin, begin + size)))
                 begin += size
                 continue
-            except OutOfMemory as error:
-                reason = str(error)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = one_line(error, 120)
             # Only here, after the error: its traceback holds what the run that failed had allocated.
             self._free()
             if size == 1:
@@ -60,14 +59,3 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-class watched:
-    """Context in which errors that tell of exhausted memory become :class:`OutOfMemory`."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise OutOfMemory(one_line(error, 120)) from None

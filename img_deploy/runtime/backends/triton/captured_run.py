@@ -1,7 +1,6 @@
 """A graph of the network at fixed sizes, on the host or captured as a CUDA graph."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, TypeVar
 
@@ -17,8 +16,7 @@ from img_deploy.runtime.backends.cuda import capturing
 from img_deploy.runtime.backends.device_run import DeviceRun, room
 from img_deploy.runtime.backends.encoded_inputs import ENCODED, HOST_BYTES, EncodedInputs
 from img_deploy.runtime.backends.padded import host_dtype
-from img_deploy.runtime.backends.protocol import Feeds, Outputs
-from img_deploy.runtime.backends.triton.batch_limit import watched
+from img_deploy.runtime.backends.protocol import Feeds
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.backends.triton.run_outputs import RANGE, gives_logits
 from img_deploy.runtime.backends.triton.side_streams import SideStreams
@@ -66,11 +64,6 @@ class StaticRun(DeviceRun):
         back = torch.empty(room(spec, bucket), pin_memory=pinned)
         super().__init__(spec, bucket, arrays, [(there, here)], encoded, back)
 
-    def __call__(self, feeds: Feeds, sizes: Mapping[str, int]) -> Outputs:
-        """Outputs of samples that fit the bucket, of the sizes that they have. Raises OutOfMemory."""
-        with watched():
-            return super().__call__(feeds, sizes)
-
     def compute(self) -> Sequence[Tensor]:
         with torch.inference_mode(), use_ops(("best_spans",)):
             with_ranges = RANGE in self.spec.outputs
@@ -112,18 +105,14 @@ class CapturedRun(StaticRun):
 
     The copies from and to the host are part of the captured graph. The host waits for its end, and a run that reads
     encoded clips or words waits for PyTorch's current stream, which may still copy them.
-
-    Raises OutOfMemory where the sizes do not fit.
     """
 
     def __init__(self, packed: PackedNetwork, spec: GraphSpec, bucket: Bucket, stream: CaptureStream) -> None:
-        with watched():
-            super().__init__(packed, spec, bucket)
-            self._stream, self._asked, self._done = stream, torch.cuda.Event(), torch.cuda.Event()
-            self._graph, self._staying_there = captured(super().launch, stream)
+        super().__init__(packed, spec, bucket)
+        self._stream, self._asked, self._done = stream, torch.cuda.Event(), torch.cuda.Event()
+        self._graph, self._staying_there = captured(super().launch, stream)
 
-    @contextmanager
-    def on_stream(self) -> Iterator[None]:
+    def start(self, feeds: Feeds) -> Tensor | None:
         # Not ``torch.cuda.stream``, which asks for the current device three times, at 10 microseconds.
         own, device = self._stream.stream, torch.cuda.current_device()
         current = self._current = torch.cuda.current_stream(own.device_index)
@@ -132,7 +121,7 @@ class CapturedRun(StaticRun):
             own.wait_event(self._asked)
         torch.cuda.set_stream(own)
         try:
-            yield
+            return super().start(feeds)
         finally:
             self._done.record(own)
             torch.cuda.set_stream(current)

@@ -20,7 +20,6 @@ from img_deploy.runtime.backends.padded import fill, stacked
 from img_deploy.runtime.backends.protocol import BEST_SCORE, BEST_SPAN, FAULTS, FEATURE_RANGE, on_host
 from img_deploy.runtime.backends.torch.backend import TorchBackend
 from img_deploy.runtime.backends.triton.backend import FreeStreams, TritonBackend
-from img_deploy.runtime.backends.triton.batch_limit import OutOfMemory
 from img_deploy.runtime.backends.triton.captured_run import StaticRun
 from img_deploy.runtime.backends.triton.packed_network import PackedNetwork
 from img_deploy.runtime.spans import decode_spans
@@ -37,7 +36,7 @@ def backend_of(network, precision="fp32", room=10**9):
     class Run(StaticRun):
         def compute(self):
             if len(self.inputs["clip_mask" if "clip_mask" in self.inputs else "word_mask"]) > room:
-                raise OutOfMemory("tried to allocate 2.00 GiB")
+                raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
             return super().compute()
 
     def on_new_stream():
