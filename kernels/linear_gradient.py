@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from img_deploy.kernels.functional import on_cpu
-
 _WORTH_IT = 10**7
 """Multiply-adds of a product below which the calls around it cost more than is gained."""
 
@@ -25,32 +23,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One linear layer per group: [G, ..., K], [G, N, K], [G, N] -> [G, ..., N]."""
-    if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
-        rows = x.flatten(1, -2)
-        return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2).to(x.dtype)).view(*x.shape[:-1], -1)
-    if on_cpu(x) and _fits(x[0], weight[0]):
+    """One linear layer per group: [G, M, K], [G, N, K], [G, N] -> [G, M, N]."""
+    if x.dtype == weight.dtype and _fits(x[0], weight[0]):
         groups = zip(x.unbind(0), weight.unbind(0), bias.unbind(0), strict=True)
         return torch.stack([LinearFunction.apply(*group) for group in groups])
-    return GroupedFunction.apply(x, weight, bias)
-
-
-class GroupedFunction(torch.autograd.Function):
-    """:func:`grouped_linear` as one node with gradients in the order of the weights; once differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        rows = x.flatten(1, -2)
-        ctx.save_for_backward(rows, weight)
-        return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2)).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        rows, weight = ctx.saved_tensors
-        flat = grad.flatten(1, -2)
-        grad_x = torch.bmm(flat, weight).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
-        return grad_x, torch.bmm(flat.transpose(1, 2), rows), flat.sum(1)
+    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2).to(x.dtype))
 
 
 class LinearFunction(torch.autograd.Function):
@@ -80,7 +57,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
     return (
-        on_cpu(x)
+        x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()  # an exported graph must not depend on how large its example is

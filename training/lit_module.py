@@ -52,6 +52,10 @@ class GroundingModule(L.LightningModule):
         """Counted from 0; of the step about to be made."""
         return self.global_step // self.epoch_steps
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _loader: int) -> Batch:
+        """Without waiting for the device: the loader has pinned the batch."""
+        return batch.to(device, non_blocking=True)
+
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         step = self.global_step
         seed_step(self.config.seed, step, self.global_rank)

@@ -99,7 +99,7 @@ def _as_on_a_gpu(counter: Counter) -> Iterator[None]:
     with ExitStack() as stack:
         for place, name, value in (
             (functional, "on_cpu", lambda _x: False),
-            (linear_gradient, "on_cpu", lambda _x: False),
+            (linear_gradient, "_onednn", lambda: False),
             (functional.F, "dropout", lambda x, p: torch.native_dropout(x, p, True)[0]),
             (gradient, "_has_kernels", lambda _x, _weight: True),
             (kernel, "config_for", MagicMock()),

@@ -9,36 +9,34 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from img_deploy.kernels.dtypes import MASKED
-from img_deploy.kernels.functional import dropout
-from img_deploy.kernels.linear_gradient import grouped_linear
-from img_deploy.kernels.norm_gradient import grouped_norm
+from img_deploy.kernels.functional import LAYER_NORM_EPS, dropout
 from img_deploy.kernels.slot_attention.reference import SLOT_NORM_EPS
 from img_deploy.kernels.word_embedding.reference import CHAR_WIDTHS, MIN_CHARS, inside_windows
 
 Weights = dict[str, Tensor]
-
-
-def parameters_by_name(modules: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
-    """The parameters of modules of one kind by name, one of each module."""
-    return {name: [module.get_parameter(name) for module in modules] for name, _ in modules[0].named_parameters()}
-
-
-def stacked(parameters: dict[str, list[Tensor]]) -> Weights:
-    """Those as they are now, each [S, ...]."""
-    return {name: torch.stack(each) for name, each in parameters.items()}
-
-
-def part(weights: Weights, name: str) -> Weights:
-    """Those of a submodule."""
-    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+"""Of one block, by the names of its parameters."""
 
 
 def added(mask: Tensor) -> Tensor:
     """What to add to scores, so that a softmax leaves out where ``mask`` [B, L] is False: [B, L] float32."""
     return (~mask) * MASKED
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[S, ..., K], [S, N, K], [S, N] -> [S, ..., N]."""
+    out = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.transpose(1, 2))
+    return out.view(*x.shape[:-1], -1)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
+    """[S, B, L, D], [S, D] twice -> [S, B, L, D]; statistics in float32."""
+    parts, _, _, dim = x.shape
+    weight, bias = weight.view(parts, 1, 1, dim), bias.view(parts, 1, 1, dim)
+    # A sum of its own: autograd's gradient of addcmul has two products more.
+    return (F.layer_norm(x.float(), (dim,), eps=eps) * weight + bias).to(x.dtype)
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -56,8 +54,8 @@ def conv_block(x: Tensor, keep: Tensor, position: Tensor, weights: Weights, p: f
     names = ("layer_norm_weight", "layer_norm_bias", "pointwise_weight", "pointwise_bias")
     layers = zip(depthwise.unbind(0), *(weights[name].unbind(1) for name in names), strict=True)
     for taps, norm_weight, norm_bias, weight, bias in layers:
-        mixed = depthwise_conv(grouped_norm(x, norm_weight, norm_bias) * keep, taps)
-        x = x + dropout(F.relu(grouped_linear(mixed, weight, bias)), p)
+        mixed = depthwise_conv(layer_norm(x, norm_weight, norm_bias) * keep, taps)
+        x = x + dropout(F.relu(linear(mixed, weight, bias)), p)
     return x
 
 
@@ -67,15 +65,15 @@ def attention_block(
     """``context`` [S, B, M, D] or None for self-attention; ``masked`` is :func:`added` of the keys' mask."""
     parts, batch, length, dim = x.shape
     weight, bias = weights["qkv_weight"], weights["qkv_bias"]
-    normed = dropout(grouped_norm(x, weights["layer_norm_x.weight"], weights["layer_norm_x.bias"]), p)
+    normed = dropout(layer_norm(x, weights["layer_norm_x.weight"], weights["layer_norm_x.bias"]), p)
     if context is None:
-        q, k, v = _by_head(grouped_linear(normed, weight, bias), 3, heads)
+        q, k, v = _by_head(linear(normed, weight, bias), 3, heads)
     else:
         norm = weights["layer_norm_context.weight"], weights["layer_norm_context.bias"]
-        source = dropout(grouped_norm(context, *norm), p)
+        source = dropout(layer_norm(context, *norm), p)
         (q_weight, kv_weight), (q_bias, kv_bias) = (each.split([dim, 2 * dim], dim=1) for each in (weight, bias))
-        (q,) = _by_head(grouped_linear(normed, q_weight, q_bias), 1, heads)
-        k, v = _by_head(grouped_linear(source, kv_weight, kv_bias), 2, heads)
+        (q,) = _by_head(linear(normed, q_weight, q_bias), 1, heads)
+        k, v = _by_head(linear(source, kv_weight, kv_bias), 2, heads)
     scores = torch.bmm(q * (dim // heads) ** -0.5, k.transpose(1, 2)).float()  # [S * B * H, L, M]
     if masked is not None:
         scores = scores.view(parts, batch, heads, length, -1) + masked[:, None, None]
@@ -83,8 +81,8 @@ def attention_block(
     attended = torch.bmm(weighted.view(-1, length, k.shape[1]), v)
     attended = attended.view(parts, batch, heads, length, -1).transpose(2, 3).reshape(x.shape)
     residual = dropout(attended, p) + x
-    hidden = dropout(grouped_norm(residual, weights["layer_norm_out.weight"], weights["layer_norm_out.bias"]), p)
-    return dropout(grouped_linear(hidden, weights["out.weight"], weights["out.bias"]), p) + residual
+    hidden = dropout(layer_norm(residual, weights["layer_norm_out.weight"], weights["layer_norm_out.bias"]), p)
+    return dropout(linear(hidden, weights["out.weight"], weights["out.bias"]), p) + residual
 
 
 def _by_head(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
@@ -118,9 +116,9 @@ def query_attention(
     c2q = torch.bmm(over_words, words.flatten(0, 1)).view(clips.shape)
     q2c = torch.bmm(over_words, torch.bmm(over_clips.transpose(1, 2), clips.flatten(0, 1))).view(clips.shape)
     joined = torch.cat([clips, c2q, clips * c2q, clips * q2c], dim=-1)
-    attended = grouped_linear(joined, weights["attention_weight"], weights["attention_bias"])
+    attended = linear(joined, weights["attention_weight"], weights["attention_bias"])
     pooled = attention_pool(words, weights["pool_weight"], words_masked)[:, :, None].expand(-1, -1, length, -1)
-    return grouped_linear(torch.cat([attended, pooled], dim=-1), weights["concat_weight"], weights["concat_bias"])
+    return linear(torch.cat([attended, pooled], dim=-1), weights["concat_weight"], weights["concat_bias"])
 
 
 def word_embedding(vectors: Tensor, unknown: Tensor, char_ids: Tensor, weights: Weights, p: float) -> Tensor:
@@ -133,19 +131,16 @@ def word_embedding(vectors: Tensor, unknown: Tensor, char_ids: Tensor, weights: 
     windows = F.pad(x, (0, 0, 0, MIN_CHARS - 1)).unfold(1, MIN_CHARS, 1).reshape(batch * words, width, parts, -1)
     kernels = [F.pad(weights[f"char_weights.{at}"], (0, MIN_CHARS - k)) for at, k in enumerate(CHAR_WIDTHS)]
     biases = [weights[f"char_biases.{at}"] for at in range(len(CHAR_WIDTHS))]
-    found = F.relu(
-        grouped_linear(windows.permute(2, 0, 1, 3), torch.cat(kernels, dim=1).flatten(2), torch.cat(biases, dim=1))
-    )
+    found = F.relu(linear(windows.permute(2, 0, 1, 3), torch.cat(kernels, dim=1).flatten(2), torch.cat(biases, dim=1)))
     found = found.view(parts, batch, words, width, -1) * inside_windows(char_ids)[:, None].to(found.dtype)
-    return grouped_linear(
-        torch.cat([seen, found.amax(dim=3)], dim=-1), weights["linear.weight"], weights["linear.bias"]
-    )
+    return linear(torch.cat([seen, found.amax(dim=3)], dim=-1), weights["linear.weight"], weights["linear.bias"])
 
 
-def gate(x: Tensor, p: Tensor, weights: Weights) -> Tensor:
-    """Both streams [2, B, L, D] and the fusion weight [B] -> [B, L, D]."""
-    visual, audio = grouped_norm(x, weights["layer_norm_weight"], weights["layer_norm_bias"]).unbind(0)
-    return torch.lerp(visual, audio, p.to(x.dtype)[:, None, None])
+def gates(granularities: Sequence[Tensor], p: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+    """Each granularity's streams [2, B, L, D] and the fusion weight [B] -> each granularity [B, L, D]."""
+    norm = weights["layer_norm_weight"].flatten(0, 1), weights["layer_norm_bias"].flatten(0, 1)
+    visual, audio = layer_norm(torch.cat(list(granularities)), *norm).unflatten(0, (-1, 2)).unbind(1)
+    return torch.lerp(visual, audio, p.to(visual.dtype)[:, None, None]).unbind(0)
 
 
 def importance(x: Tensor, masked: Tensor, weights: Weights) -> Tensor:
@@ -162,52 +157,51 @@ def local_fusion(x: Tensor, keep: Tensor, weights: Weights, p: float) -> Tensor:
     bias = weights["conv_bias"].transpose(1, 2).flatten()
     found = F.relu(depthwise_conv(x * keep, taps.view(-1, 1, 5), bias)).view(parts, batch, length, dim, 3)
     hidden = dropout(found.transpose(3, 4).flatten(3), p)  # [2, B, L, 3D]
-    return grouped_linear(hidden, weights["proj_weight"], weights["proj_bias"])
+    return linear(hidden, weights["proj_weight"], weights["proj_bias"])
 
 
 def global_fusion(x: Tensor, masked: Tensor, weights: Weights, p: float) -> Tensor:
     """Both streams before the gate, [2, B, L, D]."""
     pooled = attention_pool(x, weights["pool_weight"], masked)[:, :, None].expand_as(x)
     hidden = dropout(torch.cat([pooled, x], dim=-1), p)  # [2, B, L, 2D]
-    return grouped_linear(hidden, weights["proj_weight"], weights["proj_bias"])
+    return linear(hidden, weights["proj_weight"], weights["proj_bias"])
 
 
 def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Weights, iterations: int) -> Tensor:
     """Both streams [2, B, L, D], slots to start from [2, B, K, D] -> [2, B, K, D]."""
     dim, eps = x.shape[-1], SLOT_NORM_EPS
-    normed = grouped_norm(x, weights["norm_input_weight"], weights["norm_input_bias"], eps)
+    normed = layer_norm(x, weights["norm_input_weight"], weights["norm_input_bias"], eps)
     split = [each.split([dim, 2 * dim], dim=1) for each in (weights["qkv_weight"], weights["qkv_bias"])]
     (q_weight, kv_weight), (q_bias, kv_bias) = split
-    k, v = grouped_linear(normed, kv_weight, kv_bias).flatten(0, 1).chunk(2, dim=-1)  # [2B, L, D]
+    k, v = linear(normed, kv_weight, kv_bias).flatten(0, 1).chunk(2, dim=-1)  # [2B, L, D]
     k = (k * dim**-0.5).transpose(1, 2)
     (first, second), (first_bias, second_bias) = weights["mlp_weight"].unbind(1), weights["mlp_bias"].unbind(1)
     state = slots.float()
     for _ in range(iterations):
-        query = grouped_norm(state, weights["norm_slots_weight"], weights["norm_slots_bias"], eps).to(x.dtype)
-        scores = torch.bmm(grouped_linear(query, q_weight, q_bias).flatten(0, 1), k).float()  # [2B, K, L]
+        query = layer_norm(state, weights["norm_slots_weight"], weights["norm_slots_bias"], eps).to(x.dtype)
+        scores = torch.bmm(linear(query, q_weight, q_bias).flatten(0, 1), k).float()  # [2B, K, L]
         scores = scores.view(*slots.shape[:3], -1) + masked[:, None]
         update = torch.bmm(torch.softmax(scores, dim=-1).to(x.dtype).flatten(0, 1), v).view(slots.shape)
-        given = grouped_linear(update, weights["gru_weight_ih"], weights["gru_bias_ih"]).float()
-        recalled = grouped_linear(state.to(x.dtype), weights["gru_weight_hh"], weights["gru_bias_hh"]).float()
+        given = linear(update, weights["gru_weight_ih"], weights["gru_bias_ih"]).float()
+        recalled = linear(state.to(x.dtype), weights["gru_weight_hh"], weights["gru_bias_hh"]).float()
         (given, n_x), (recalled, n_h) = (each.split([2 * dim, dim], dim=-1) for each in (given, recalled))
         reset, stay = torch.sigmoid(given + recalled).chunk(2, dim=-1)
         state = torch.lerp(torch.tanh(torch.addcmul(n_x, reset, n_h)), state, stay)
-        hidden = grouped_norm(state, weights["norm_mlp_weight"], weights["norm_mlp_bias"], eps).to(x.dtype)
-        state = state + grouped_linear(F.relu(grouped_linear(hidden, first, first_bias)), second, second_bias).float()
+        hidden = layer_norm(state, weights["norm_mlp_weight"], weights["norm_mlp_bias"], eps).to(x.dtype)
+        state = state + linear(F.relu(linear(hidden, first, first_bias)), second, second_bias).float()
     return state.to(x.dtype)
 
 
 def boundary_logits(
-    first: Tensor, second: Tensor, x: Tensor, masked: Tensor, weights: Weights
+    first: Tensor, second: Tensor, x: Tensor, masked: Tensor, norm: Weights, weights: Weights
 ) -> tuple[Tensor, Tensor]:
-    """[S, B, L, D] three times -> start and end logits, each [S, B, L] float32; ``masked`` is :func:`added`."""
-    parts = len(x)
+    """[S, B, L, D] three times -> start and end logits, each [S, B, L] float32; ``masked`` is :func:`added`.
 
-    def both(name: str) -> Tensor:
-        return torch.cat([weights[name.format("start")], weights[name.format("end")]])
-
-    encoded = grouped_norm(torch.cat([first, second]), both("layer_norm_{}.weight"), both("layer_norm_{}.bias"))
+    The weights are [2S, ...], those of all starts before those of all ends.
+    """
+    encoded = layer_norm(torch.cat([first, second]), **norm)
     joined = torch.cat([encoded, x.repeat(2, 1, 1, 1)], dim=-1)  # [2S, B, L, 2D]
-    hidden = F.relu(grouped_linear(joined, both("{}.0.weight"), both("{}.0.bias")))
-    logits = grouped_linear(hidden, both("{}.2.weight"), both("{}.2.bias")).squeeze(-1).float() + masked
-    return logits[:parts], logits[parts:]
+    hidden = F.relu(linear(joined, weights["0.weight"], weights["0.bias"]))
+    logits = linear(hidden, weights["2.weight"], weights["2.bias"]).squeeze(-1).float() + masked
+    start, end = logits.chunk(2)
+    return start, end
