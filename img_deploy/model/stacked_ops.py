@@ -199,7 +199,7 @@ def boundary_logits(
 
     The weights are [2S, ...], those of all starts before those of all ends.
     """
-    encoded = layer_norm(torch.cat([first, second]), **norm)
+    encoded = layer_norm(torch.cat([first, second]), norm["weight"], norm["bias"])
     joined = torch.cat([encoded, x.repeat(2, 1, 1, 1)], dim=-1)  # [2S, B, L, 2D]
     hidden = F.relu(linear(joined, weights["0.weight"], weights["0.bias"]))
     logits = linear(hidden, weights["2.weight"], weights["2.bias"]).squeeze(-1).float() + masked
