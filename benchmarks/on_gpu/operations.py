@@ -30,15 +30,18 @@ VIEWS = {
     *("_record_function_enter_new", "_record_function_exit"),
 }
 """Operators that launch nothing."""
+WAITS = {"_local_scalar_dense", "equal", "masked_select", "nonzero"}
+"""Operators that the host waits for the device in."""
 PHASES = ("forward", "loss", "backward", "update")
 
 
 @dataclass
 class Count:
-    """Of one phase: ``launches``, and all ``calls``, with views and new tensors."""
+    """Of one phase: ``launches``, all ``calls``, with views and new tensors, and how often the host ``waits``."""
 
     launches: int = 0
     calls: int = 0
+    waits: int = 0
 
 
 class Counter(TorchDispatchMode):
@@ -50,7 +53,9 @@ class Counter(TorchDispatchMode):
         self.phase = PHASES[0]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.add(int(func._schema.name.split("::")[1] not in VIEWS))
+        name = func._schema.name.split("::")[1]
+        self.add(int(name not in VIEWS))
+        self.counts[self.phase].waits += name in WAITS
         return func(*args, **(kwargs or {}))
 
     def add(self, launches: int) -> None:

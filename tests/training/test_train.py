@@ -14,6 +14,7 @@ import torch
 
 from img_deploy.errors import CheckpointError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
+from img_deploy.model.stacked import StackedNetwork
 from img_deploy.training.checkpoint_callback import CheckpointCallback, is_evaluated
 from img_deploy.training.datasets import prepare
 from img_deploy.training.lit_module import GroundingModule, NonFiniteLoss, loss_config
@@ -220,6 +221,33 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_config, tmp_pat
     batch, _, blamed = str(caught.value).partition("; not finite are the answers to ")
     assert batch.count("(") == 17  # 16 queries, and what is not finite
     assert blamed.count("(") == blamed.count(f"({vid})") > 0
+
+
+def test_a_gpu_takes_the_stacked_network(tiny_config, monkeypatch):
+    """Forgotten, a step would launch twice as much; with another loss or gradient it would train another network."""
+    module, batch = first_step(tiny_config(dropout=0.0))
+    calls, real = [], StackedNetwork.__call__
+
+    def noted(*args):
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(StackedNetwork, "__call__", noted)
+    module.train()
+    found = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(torch.Tensor, "is_cpu", on_cpu)
+        module.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        module.on_after_backward()
+        found.append((loss, {name: parameter.grad for name, parameter in module.named_parameters()}))
+        assert len(calls) == (not on_cpu)
+    (loss, gradients), (stacked_loss, stacked) = found
+    torch.testing.assert_close(stacked_loss, loss, atol=0, rtol=1e-5)
+    largest = max(grad.abs().max() for grad in gradients.values())
+    for name, grad in gradients.items():
+        torch.testing.assert_close(stacked[name], grad, atol=float(1e-5 * largest), rtol=1e-3)
 
 
 def test_an_existing_run_is_not_overwritten(six_steps, whole):

@@ -23,6 +23,12 @@ def test_a_step_launches_few_operations(counts):
     assert launches(counts["published"]) > 1.7 * ours
 
 
+def test_the_host_never_waits(counts):
+    """One number read from the device in mid-step, and nothing is launched until all before it is done."""
+    assert sum(one.waits for one in counts["ours"].values()) == 0
+    assert counts["published"]["forward"].waits > 0  # of lengths, for packing: they are seen where they are
+
+
 def test_every_phase_is_counted(counts):
     """A phase that is not seen would pass for one that costs nothing."""
     for count in counts.values():
