@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -14,6 +14,7 @@ from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
 from img_deploy.features.paths import is_remote, plain
+from img_deploy.files import replacing_folder
 from img_deploy.runtime.batching import alike
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedVideo
@@ -116,7 +117,9 @@ def _opened(path: str, bundle: Bundle, store: Store | None) -> VideoIndex:
         raise InputError(f"{path}: holds something that is no index; give another path")
     facts = facts_of(bundle, store or "fp32")
     try:
-        lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
+        # Made elsewhere: a kill between its files would leave a folder that is no index, and no empty place for one.
+        with nullcontext(path) if is_remote(path) else replacing_folder(os.path.realpath(path)) as place:
+            lance_module().write_dataset(table_of(facts, []), str(place), schema=schema_of(facts), mode="create")
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: no index can be made there ({why(error)})") from None
     return VideoIndex.open(path, bundle)

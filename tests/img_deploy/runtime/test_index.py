@@ -294,6 +294,28 @@ def test_killed_at_any_moment(indexed, features, bundles, predictor):
     assert VideoIndex.open(indexed.path, predictor.bundle).videos() == names
 
 
+KILLED_AT_ONCE = (
+    """
+import os
+from pathlib import Path
+import lance
+def killed(_table, path, **_options):
+    Path(path, "_transactions").mkdir(parents=True)
+    os._exit(9)
+lance.write_dataset = killed
+"""
+    + KILLED
+)
+
+
+def test_killed_while_it_is_made(indexed, features, bundles):
+    """What a kill leaves of a first version would be taken for something else, and block the index for good."""
+    arguments = [str(bundles["tiny_glove"]), str(features.folder), indexed.path]
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_ONCE, *arguments], capture_output=True, check=False)
+    assert done.returncode == 9, done.stderr
+    assert indexed().added == 6
+
+
 def test_an_empty_folder_becomes_an_index(indexed, tmp_path):
     """A kill between making the folder and its first version would block the index for good."""
     (tmp_path / "library").mkdir()
