@@ -64,6 +64,7 @@ class _Step:
     def __init__(self, network: IMGNetwork, weights: dict[str, Weights], clip_mask: Tensor, text: TextInput) -> None:
         self.network, self.weights, self.text = network, weights, text
         self.clips, self.words = _Mask(clip_mask), _Mask(text.mask)
+        self.lengths = clip_mask.sum(dim=1, dtype=torch.int32)  # [B]
         self.heads, self.p = network.config.heads, network.visual.projection.dropout_p
 
     def streams(self, video: Tensor, audio: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class _Step:
         if isinstance(fusion.whole, GlobalFusion):
             whole = ops.global_fusion(x, self.clips.added, _own(fusion.whole), self.p)
         granularities = ops.gates((local, event, whole), weight, self.weights["gates"])
-        return fusion.multi_scale(*granularities, self.clips.lengths), p
+        return fusion.multi_scale(*granularities, self.lengths), p
 
     def predictors(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end logits [3, B, L] of the fused, visual and audio clips [3, B, L, D]."""
@@ -126,11 +127,10 @@ class _Step:
 
 
 class _Mask:
-    """What blocks read of a mask [B, L]: ``keep`` [B, L, 1] and ``added`` [B, L], float32; ``lengths`` [B] int32."""
+    """What blocks read of a mask [B, L]: ``keep`` [B, L, 1] and ``added`` [B, L], float32."""
 
     def __init__(self, mask: Tensor) -> None:
         self.keep, self.added = mask[..., None].float(), ops.added(mask)
-        self.lengths = mask.sum(dim=1, dtype=torch.int32)
 
 
 def _each(modules: Sequence[nn.Module], name: str) -> list[Any]:

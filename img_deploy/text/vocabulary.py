@@ -104,7 +104,7 @@ class Vocabulary:
     def _look_up(self, word: str) -> tuple[NDArray[np.float32], bytes]:
         """Vector of a word, zeros where it is not known, and the ids of its characters, int64."""
         row = self._row_of.get(word)
-        vector = np.zeros_like(self.vectors[0]) if row is None else self.vectors[row]
+        vector = np.zeros(self.vectors.shape[1], np.float32) if row is None else self.vectors[row]
         found = vector, np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
         if row is not None:  # others may be any number
             self._known[word] = found

@@ -158,9 +158,11 @@ def test_save_and_load(tmp_path, glove_file):
 
 
 def test_empty_vocabulary_is_kept(tmp_path):
-    """A vocabulary that only --glove fills cannot be stored."""
+    """A vocabulary that only --glove fills cannot be stored, or a query of unknown words ends in a traceback."""
     Vocabulary([], np.zeros((0, 300), np.float32), []).save(tmp_path)
-    assert len(Vocabulary.load(tmp_path)) == 0
+    loaded = Vocabulary.load(tmp_path)
+    assert len(loaded) == 0
+    assert loaded.encode(["door"]).word_vectors.tolist() == [[0.0] * 300]
 
 
 @pytest.mark.parametrize(
