@@ -116,9 +116,11 @@ def _opened(path: str, bundle: Bundle, store: Store | None) -> VideoIndex:
     if not is_remote(path) and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
         raise InputError(f"{path}: holds something that is no index; give another path")
     facts = facts_of(bundle, store or "fp32")
+    real = path if is_remote(path) else os.path.realpath(path)
+    in_place = is_remote(path) or os.path.ismount(real)  # a mounted folder cannot be replaced
     try:
         # Made elsewhere: a kill between its files would leave a folder that is no index, and no empty place for one.
-        with nullcontext(path) if is_remote(path) else replacing_folder(os.path.realpath(path)) as place:
+        with nullcontext(real) if in_place else replacing_folder(real) as place:
             lance_module().write_dataset(table_of(facts, []), str(place), schema=schema_of(facts), mode="create")
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: no index can be made there ({why(error)})") from None

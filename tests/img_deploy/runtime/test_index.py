@@ -1,5 +1,6 @@
 """Indexes: rows that answer as the features do, whole after any kill, and renewed by what changed alone."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from img_deploy import files
 from img_deploy.errors import FeatureError, InputError
 from img_deploy.features import open_folder
 from img_deploy.runtime import indexing
@@ -321,4 +323,18 @@ def test_an_empty_folder_becomes_an_index(indexed, tmp_path):
     (tmp_path / "library").mkdir()
     assert indexed().added == 6
     shutil.rmtree(tmp_path / "library")
+    assert indexed().added == 6
+
+
+def test_a_mounted_folder_becomes_an_index(indexed, tmp_path, monkeypatch):
+    """A container's empty volume would be refused: the system replaces no folder on which something is mounted."""
+
+    def busy(_first, second):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(second))
+
+    (tmp_path / "library").mkdir()
+    monkeypatch.setattr(files, "exchange", busy)
+    with pytest.raises(InputError, match="no index can be made there"):
+        indexed()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(tmp_path / "library"))
     assert indexed().added == 6
