@@ -191,9 +191,12 @@ class Output:
             search = bool(session.plan.shared) and len(session.plan.videos) > 1
             writer = AnswerTable(best_first=search or self.best is not None, limit=self.table_rows)
         else:
-            sources = session.sources() if self.out is not None and self.best is None else None
+            format, resumable = self.chosen.value, self.best is None
+            sources = session.sources() if self.out is not None and resumable else None
             settings = session.settings()
-            writer = RowWriter(self.out, self.chosen.value, resume=self.resume, settings=settings, sources=sources)
+            writer = RowWriter(
+                self.out, format, resume=self.resume, settings=settings, sources=sources, resumable=resumable
+            )
         return writer if self.best is None else BestWriter(writer, self.best)
 
 
@@ -228,7 +231,7 @@ def _answer(request: "Request", output: Output, strict: bool, quiet: bool) -> No
         _write_answers(session, output, reporter)
     except (KeyboardInterrupt, ImgDeployError):
         partial = output.out and output.out.with_name(f"{output.out.name}.partial")
-        if partial and partial.exists() and output.chosen is OutputFormat.JSONL:
+        if partial and partial.exists() and output.best is None and output.chosen is OutputFormat.JSONL:
             reporter.tell(f"stopped: the answers so far are in {partial}; run the same command with --resume to go on")
         raise
 

@@ -49,6 +49,8 @@ class IndexFacts:
 
     def refusal(self, video: EncodedVideo) -> FeatureError | None:
         """Why an encoding cannot be kept; None where it can."""
+        if any("\ud800" <= letter <= "\udfff" for letter in video.vid):
+            return FeatureError(f"{video.vid!r}: got an id that is no UTF-8 text; rename its files")
         for values in (video.visual_clips, video.audio_clips):
             if self.store == "fp16" and values is not None and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
                 return FeatureError(f"{video.vid}: its encoding has values beyond fp16; index with --store fp32")

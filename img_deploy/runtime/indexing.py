@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video
 from img_deploy.features.paths import is_remote, plain
-from img_deploy.files import replacing_folder
 from img_deploy.runtime.batching import alike
 from img_deploy.runtime.bundle import Bundle
 from img_deploy.runtime.encoded import EncodedVideo
@@ -45,6 +44,11 @@ MOST_FILES = 100
 """Files of an index, before small ones are merged: rows are written twice then, and lie there twice for a while."""
 FILE_ROWS = 16_384
 """Rows of a merged file, which is not written again."""
+
+LOCK = ".lock"
+"""The file of an index that its writer locks."""
+BEFORE_ROWS = {LOCK, "_transactions", "_versions"}
+"""What is in the folder of an index before its first rows."""
 
 
 @dataclass
@@ -103,54 +107,71 @@ def index_folder(
         index.dataset.checkout_latest()
         if len(index.dataset.get_fragments()) > MOST_FILES:
             index.dataset.optimize.compact_files(target_rows_per_fragment=FILE_ROWS)
-        index.dataset.cleanup_old_versions(older_than=KEPT)
+        # What a killed writer left belongs to no version; where there is a lock, no other writer is at work on it.
+        index.dataset.cleanup_old_versions(older_than=KEPT, delete_unverified=not is_remote(path))
         return run.summary
 
 
 def _opened(path: str, bundle: Bundle, store: Store | None) -> VideoIndex:
-    if is_index(path):
-        index = VideoIndex.open(path, bundle)
-        if store not in (None, index.facts.store):
-            raise InputError(f"{path}: holds {index.facts.store}, got --store {store}; drop the option or index anew")
-        return index
-    if not is_remote(path) and Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
-        raise InputError(f"{path}: holds something that is no index; give another path")
-    facts = facts_of(bundle, store or "fp32")
-    real = path if is_remote(path) else os.path.realpath(path)
-    in_place = is_remote(path) or os.path.ismount(real)  # a mounted folder cannot be replaced
-    try:
-        # Made elsewhere: a kill between its files would leave a folder that is no index, and no empty place for one.
-        with nullcontext(real) if in_place else replacing_folder(real) as place:
-            lance_module().write_dataset(table_of(facts, []), str(place), schema=schema_of(facts), mode="create")
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: no index can be made there ({why(error)})") from None
-    return VideoIndex.open(path, bundle)
+    if _is_free(path):
+        facts = facts_of(bundle, store or "fp32")
+        try:
+            lance_module().write_dataset(table_of(facts, []), path, schema=schema_of(facts), mode="create")
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path}: no index can be made there ({why(error)})") from None
+    index = VideoIndex.open(path, bundle)
+    if store not in (None, index.facts.store):
+        raise InputError(f"{path}: holds {index.facts.store}, got --store {store}; drop the option or index anew")
+    return index
+
+
+def _is_free(path: str) -> bool:
+    """Whether nothing lies there, or what a kill leaves of an index without a version."""
+    if is_remote(path):
+        return not is_index(path)
+    place = Path(path)
+    if not place.is_dir():
+        return not place.exists()
+    return not any(place.glob("_versions/*.manifest")) and {one.name for one in place.iterdir()} <= BEFORE_ROWS
 
 
 @contextmanager
 def only_writer(path: str, wait: float = 0.0) -> Iterator[None]:
-    """Refuse a second writer, after so many seconds. The system drops the lock of a killed program; object stores have
-    none.
+    """Make the folder of an index, and refuse a second writer, after so many seconds.
 
-    Raises InputError.
+    The system drops the lock of a killed program; object stores have none.
+
+    Raises:
+        InputError: something else lies there, nothing can be made there, or another program is at work.
+        ImgDeployError: writing failed.
     """
-    if is_remote(path):
-        yield
-        return
+    with nullcontext() if is_remote(path) else _locked(path, wait):
+        try:
+            yield
+        except BrokenPipeError:  # of what listens, not of the index
+            raise
+        except OSError as error:
+            raise ImgDeployError(f"{path}: writing failed ({why(error)}); what is in it stays as it is") from None
+
+
+@contextmanager
+def _locked(path: str, wait: float) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    target = Path(os.path.abspath(path))
-    if not target.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {target.parent}; create it or give another path")
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    if not _is_free(path) and not is_index(path):
+        raise InputError(f"{path}: holds something that is no index; give another path")
+    folder = Path(os.path.realpath(path))  # a link may lead to a folder that is not there yet
     try:
-        lock.acquire(timeout=wait)
+        folder.mkdir(exist_ok=True)
+        held = FileLock(folder / LOCK).acquire(timeout=wait)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no folder {folder.parent}; create it or give another path") from None
     except Timeout:
         raise InputError(f"{path}: another program is writing it; wait for it to end") from None
-    try:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another path") from None
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 class _Indexing:
@@ -196,6 +217,7 @@ class _Indexing:
         elif one.result is None:
             self.summary.kept += 1
             self._touched.add(one.vid)
+            self._known[one.vid] = replace(self._known[one.vid], fingerprint=self._marks[one.vid])
         else:
             video, mark = one.result, self._marks[one.vid]
             if (error := self.index.facts.refusal(video)) is not None:
@@ -203,6 +225,8 @@ class _Indexing:
             seconds = by_video(self.durations, one.vid)
             sound = video.audio is not None
             entry = IndexedVideo(one.vid, video.clips, video.source_clips, sound, seconds, mark, one.digest)
+            if one.vid in self._known:
+                self._known[one.vid] = entry
             self._rows.append((entry, video))
             if time.monotonic() - self._last > COMMIT_SECONDS:
                 self.commit()
@@ -243,7 +267,7 @@ class _Indexing:
             return
         columns = {
             "vid": names,
-            "fingerprint": [self._marks.get(vid, self._known[vid].fingerprint) for vid in names],
+            "fingerprint": [self._known[vid].fingerprint for vid in names],
             "duration": pyarrow.array([told[vid] or self._known[vid].duration for vid in names], pyarrow.float64()),
         }
         # Of these columns alone, in one commit: a merge_insert would hold the encodings of all videos.

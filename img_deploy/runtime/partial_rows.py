@@ -40,15 +40,15 @@ class PartialRows:
         self.done: set[RowKey] = set()
         """Keys of the rows that are there already."""
         self.file: BinaryIO = self._path.open("r+b" if self._path.exists() else "xb")
+        self._lock()
         try:
-            self._lock()
             if os.fstat(self.file.fileno()).st_size:
                 self._continue(resume, settings, sources or {})
             else:
                 # Before the first row, so that no row is ever without the settings it was made with.
                 write_text(self._settings_path, json.dumps({**(settings or {}), SOURCES: dict(sources or {})}))
         except BaseException:
-            self.file.close()
+            self.abandon()
             raise
 
     def _continue(self, resume: bool, settings: Mapping[str, Any] | None, sources: Mapping[str, str]) -> None:
@@ -116,6 +116,7 @@ class PartialRows:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.file.close()
             raise InputError(f"{self._path}: another run is writing it; wait for it or give another --out") from None
         except OSError:  # a file system without locks
             return

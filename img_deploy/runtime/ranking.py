@@ -50,6 +50,10 @@ class BestMoments:
             for rank, entry in enumerate(sorted(heap, reverse=True), 1)
         ]
 
+    def leader(self) -> Answer:
+        """The best moment of the first query."""
+        return max(next(iter(self._heaps.values()))).answer
+
 
 class Writer(Protocol):
     """A ``RowWriter``, or what takes its place."""
@@ -79,7 +83,7 @@ class BestWriter:
 
     def leader(self) -> str:
         """The best moment so far of the first query, for people."""
-        best = self._best.ranked()[0]
+        best = self._best.leader()
         window = best.best.window
         place = f"{window[0]:.1f}-{window[1]:.1f} s" if window else f"clips {best.best.span[0]}-{best.best.span[1]}"
         return f"best so far: {best.vid} {place}, {best.lift(best.best):.1f} x chance"
@@ -91,7 +95,12 @@ class BestWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What was ranked before an interruption is shown too, as far as it goes.
-        if kind is None or not issubclass(kind, BrokenPipeError):
-            self._writer.write(self._best.ranked())
-        self._writer.__exit__(kind, error, trace)
+        try:
+            # What was ranked before an interruption is shown too, as far as it goes.
+            if kind is None or not issubclass(kind, BrokenPipeError):
+                self._writer.write(self._best.ranked())
+        except BaseException as failed:
+            kind, error, trace = type(failed), failed, failed.__traceback__
+            raise
+        finally:
+            self._writer.__exit__(kind, error, trace)

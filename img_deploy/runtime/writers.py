@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -34,6 +35,7 @@ class RowWriter:
         resume: go on after the rows that an interrupted run left (jsonl files only); starts anew where it left none.
         settings: what the rows depend on, as JSON types; resuming with others is refused.
         sources: video -> what tells its features from changed ones; resuming refuses answers about old features.
+        resumable: False for rows that come at the end, all at once: an interrupted run leaves nothing of them.
 
     Raises:
         InputError: before any work, where the file cannot be written or the run cannot be resumed.
@@ -47,6 +49,7 @@ class RowWriter:
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         sources: Mapping[str, str] | None = None,
+        resumable: bool = True,
     ) -> None:
         if format not in ROW_FORMATS:
             raise InputError(f"format: got {format!r}, expected one of {', '.join(ROW_FORMATS)}")
@@ -57,7 +60,9 @@ class RowWriter:
         self.done: frozenset[RowKey] = frozenset()
         """Answers (``Answer.key``) that an interrupted run has written already."""
         try:
-            self._target = self._open(out, format, lambda path: PartialRows(path, resume, settings, sources), resume)
+            kept = format == "jsonl" and resumable
+            partial_rows = partial(PartialRows, resume=resume, settings=settings, sources=sources) if kept else None
+            self._target = self._open(out, format, partial_rows, resume)
         except OSError as error:
             raise InputError(f"{self.name}: cannot be written ({error.strerror}); give another --out") from None
         self._rows = len(self.done)
@@ -68,7 +73,7 @@ class RowWriter:
             raise
 
     def _open(
-        self, out: str | Path | None, format: str, partial_rows: Callable[[Path], PartialRows], resume: bool
+        self, out: str | Path | None, format: str, partial_rows: Callable[[Path], PartialRows] | None, resume: bool
     ) -> "_Target":
         if out is None or out == "-":
             sys.stdout.flush()
@@ -85,11 +90,11 @@ class RowWriter:
         path = Path(os.path.realpath(path))  # a link stays a link; the file it names is replaced
         if not path.parent.is_dir():
             raise InputError(f"{self.name}: there is no folder {path.parent}; create it or give another --out")
-        if format != "jsonl":
+        if partial_rows is None:
             return _Temporary(path)
-        partial = partial_rows(path)
-        self.done = frozenset(partial.done)
-        return partial
+        target = partial_rows(path)
+        self.done = frozenset(target.done)
+        return target
 
     @property
     def rows(self) -> int:

@@ -1,6 +1,5 @@
 """Indexes: rows that answer as the features do, whole after any kill, and renewed by what changed alone."""
 
-import errno
 import json
 import os
 import shutil
@@ -13,8 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from img_deploy import files
-from img_deploy.errors import FeatureError, InputError
+from img_deploy.errors import FeatureError, ImgDeployError, InputError
 from img_deploy.features import open_folder
 from img_deploy.runtime import indexing
 from img_deploy.runtime.index import VideoIndex, is_index
@@ -165,6 +163,24 @@ def test_a_bad_video_is_left_out(indexed, features, predictor, ears):
         VideoIndex.open(indexed.path, predictor.bundle).entry("X")
 
 
+def test_a_bad_video_is_told_of_at_each_run(indexed, features, ears):
+    """Once its duration is told, a video whose features are broken would count as unchanged."""
+    indexed()
+    features.put("video/B.npy", b"")
+    for durations in ({"B": 20.0}, None):
+        heard = ears()
+        assert indexed(listener=heard, durations=durations).skipped == 1
+        assert "B.npy" in heard.errors[0]
+
+
+def test_an_id_that_is_no_text_is_left_out(indexed, features, ears):
+    """A file whose name is not UTF-8 would end the run with a traceback: a table of Lance cannot hold it."""
+    features.add("caf\udce9")
+    heard = ears()
+    assert indexed(listener=heard).added == 6
+    assert heard.errors == ["'caf\\udce9': got an id that is no UTF-8 text; rename its files"]
+
+
 def test_values_beyond_half_precision_are_not_kept(indexed, predictor, monkeypatch, ears):
     """They would become infinite in the index and give no answer, or a wrong one."""
     encode = predictor.encode_features
@@ -195,8 +211,12 @@ def test_another_bundle_or_store_is_refused(indexed, checkpoints, make_bundle, t
 
 def test_two_writers(indexed):
     """Both would append the same videos."""
-    with indexing.only_writer(indexed.path), pytest.raises(InputError, match="another program is writing it"):
-        indexed()
+    indexed()
+    link = indexed.path + "-too"
+    os.symlink(indexed.path, link)
+    for path in (indexed.path, link):
+        with indexing.only_writer(path), pytest.raises(InputError, match="another program is writing it"):
+            indexed()
 
 
 def test_what_is_no_index_is_left_alone(indexed, run_cli, bundles, tmp_path):
@@ -207,6 +227,7 @@ def test_what_is_no_index_is_left_alone(indexed, run_cli, bundles, tmp_path):
     with pytest.raises(InputError, match="holds something that is no index"):
         indexed()
     assert not is_index(place)
+    assert os.listdir(place) == ["thesis.txt"]
     (place / "_versions").mkdir()
     done = run_cli("infer", place, "-q", "w001", "--bundle", bundles["tiny_glove"])
     assert (done.code, done.err.count("\n")) == (2, 1)
@@ -220,11 +241,29 @@ def test_a_folder_that_is_no_index_is_said_to_be_none(features, predictor):
         VideoIndex.open(features.folder, predictor.bundle)
 
 
-def test_a_place_where_no_index_can_be_made(predictor, features):
-    """A mistyped bucket would end with an error that names neither it nor what was tried."""
+@pytest.mark.parametrize(
+    ("place", "why"), [("nosuch://bucket/x", "no index can be made there"), ("/", "holds something that is no index")]
+)
+def test_a_place_where_no_index_can_be_made(predictor, features, place, why):
+    """A mistyped bucket would end with an error that names neither it nor what was tried, or with a traceback."""
     folder = open_folder(features.folder, predictor.rules.video, predictor.rules.audio, max_clips=9)
-    with pytest.raises(InputError, match=r"^nosuch://bucket/x: no index can be made there \("):
-        index_folder(folder, ThisProcess(predictor), "nosuch://bucket/x")
+    with pytest.raises(InputError, match=f"^{place}: {why}"):
+        index_folder(folder, ThisProcess(predictor), place)
+
+
+def test_a_full_disk(indexed, features, monkeypatch):
+    """The error would name neither the index nor what failed, but a place in Lance's source."""
+    indexed()
+    features.add("G")
+
+    def full(*_arguments, **_options):
+        raise OSError("LanceError(IO): No space left on device (os error 28), /home/lance/rust/writer.rs:190:9")
+
+    monkeypatch.setattr(indexing.lance_module(), "write_dataset", full)
+    with pytest.raises(ImgDeployError) as caught:
+        indexed()
+    said = "writing failed (LanceError(IO): No space left on device (os error 28)); what is in it stays as it is"
+    assert str(caught.value) == f"{indexed.path}: {said}"
 
 
 def test_best_moments_of_a_library(indexed, bundles):
@@ -326,15 +365,41 @@ def test_an_empty_folder_becomes_an_index(indexed, tmp_path):
     assert indexed().added == 6
 
 
-def test_a_mounted_folder_becomes_an_index(indexed, tmp_path, monkeypatch):
-    """A container's empty volume would be refused: the system replaces no folder on which something is mounted."""
-
-    def busy(_first, second):
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(second))
-
+def test_an_empty_folder_stays_what_it_is(indexed, tmp_path):
+    """One that is mounted could not be replaced; another would lose its group's rights, or be no working directory."""
     (tmp_path / "library").mkdir()
-    monkeypatch.setattr(files, "exchange", busy)
-    with pytest.raises(InputError, match="no index can be made there"):
-        indexed()
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(tmp_path / "library"))
+    (tmp_path / "library").chmod(0o2775)
+    before = os.stat(tmp_path / "library")
     assert indexed().added == 6
+    after = os.stat(tmp_path / "library")
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["features", "library"]
+
+
+def test_the_working_directory_becomes_an_index(predictor, features, tmp_path, monkeypatch):
+    """``--out .`` would make an index where nobody finds it."""
+    folder = open_folder(features.folder, predictor.rules.video, predictor.rules.audio, max_clips=9)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for expected in (6, 0):
+        assert index_folder(folder, ThisProcess(predictor), ".").added == expected
+
+
+def test_a_link_to_a_folder_that_is_not_there(indexed, tmp_path):
+    """The link would be replaced, or refused."""
+    os.symlink("elsewhere", indexed.path)
+    assert indexed().added == 6
+    assert is_index(tmp_path / "elsewhere")
+    os.unlink(indexed.path)
+    os.symlink("no/folder", indexed.path)
+    with pytest.raises(InputError, match=r"there is no folder .*/no; create it"):
+        indexed()
+
+
+def test_what_a_killed_writer_left_is_deleted(indexed, tmp_path):
+    """Each kill would leave rows of no version, for days."""
+    indexed()
+    left = tmp_path / "library" / "data" / "left.lance"
+    left.write_bytes(b"half")
+    assert indexed().kept == 6
+    assert not left.exists()

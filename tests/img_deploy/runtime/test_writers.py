@@ -1,18 +1,22 @@
 """Output files: whole or not at all, and resumed without a row lost or repeated."""
 
 import csv
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from img_deploy.errors import ImgDeployError, InputError
+from img_deploy.runtime import partial_rows
+from img_deploy.runtime.ranking import BestWriter
 from img_deploy.runtime.row_formats import CSV_COLUMNS
 from img_deploy.runtime.writers import RowWriter
 
@@ -310,3 +314,33 @@ def test_rows_of_a_query_that_is_not_unicode(tmp_path, make_answer):
         with RowWriter(tmp_path / "out", format) as writer:
             writer.write([strange])
         assert b"udce9" in (tmp_path / "out").read_bytes()
+
+
+def test_a_disk_that_is_full_before_the_first_row(tmp_path, monkeypatch):
+    """An empty file would be left, and called the answers so far."""
+
+    def full(path, _text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(partial_rows, "write_text", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left"):
+        RowWriter(tmp_path / "a.jsonl")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
+def test_an_interrupted_ranking_leaves_no_file(tmp_path, answers, name, monkeypatch):
+    """A ranking cannot be resumed, so what is left of one would stand in the way of the next."""
+    out = tmp_path / name
+
+    def full(_self, _answers):
+        raise ImgDeployError("full")
+
+    for write, reason in ((RowWriter.write, KeyboardInterrupt), (full, None)):
+        monkeypatch.setattr(RowWriter, "write", write)
+        writer = BestWriter(RowWriter(out, out.suffix[1:], resumable=False), 3)
+        writer.__enter__()
+        writer.write(answers)
+        with pytest.raises(ImgDeployError, match="full") if write is full else nullcontext():
+            writer.__exit__(reason, None, None)
+        assert os.listdir(tmp_path) == []
