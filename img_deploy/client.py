@@ -9,8 +9,9 @@ import io
 import json
 import time
 import uuid
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
@@ -96,18 +97,19 @@ class Client:
                     return json.loads(content) if content else None
             except HTTPError as error:
                 said = _said(error)
-                wait = float(error.headers.get("Retry-After") or 0)
+                given = error.headers.get("Retry-After", "")
+                wait = int(given) if given.isdecimal() else 1  # a proxy may give a date
                 if error.code != 503 or time.monotonic() - begun + wait > self.patience:
                     raise (InputError if 400 <= error.code < 500 else ServerError)(said) from None
                 time.sleep(wait)
-            except (URLError, OSError, ValueError) as error:
+            except (HTTPException, OSError, ValueError) as error:
                 raise ServerError(f"{self.url}: no answer ({one_line(error, 160)})") from None
 
 
 def _said(error: HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"])
-    except (ValueError, KeyError, TypeError, OSError):
+    except (HTTPException, OSError, ValueError, KeyError, TypeError):
         return f"{error.url}: got status {error.code}"
 
 

@@ -158,6 +158,14 @@ class VideoIndex(TextFolder):
         """Ids of all videos, sorted."""
         return sorted(self._videos)
 
+    @property
+    def is_latest(self) -> bool:
+        """Whether nobody has written to it, or made it anew, since it was opened."""
+        try:
+            return _state(lance_module().dataset(plain(self.path))) == _state(self.dataset)
+        except (ValueError, OSError):
+            return False
+
     def entry(self, vid: str) -> IndexedVideo:
         """What is held of a video. Raises FeatureError: there is none of that id."""
         name = known_spelling(vid, self._videos)
@@ -208,6 +216,11 @@ class VideoIndex(TextFolder):
             entry = self._videos[names[at]]
             found[at] = EncodedVideo(vids[at], visual, audio, entry.source_clips, self.facts.network)
         return [found[at] for at in range(len(vids))]
+
+
+def _state(dataset: "lance.LanceDataset") -> tuple[int, list[str]]:
+    """Version and first file: versions of an index that is made anew count from 1 again."""
+    return dataset.version, [file.path for part in dataset.get_fragments()[:1] for file in part.data_files()]
 
 
 def _arrays(column: "pyarrow.ChunkedArray", dim: int) -> list[Any]:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from img_deploy import __version__
-from img_deploy.errors import FeatureError, ImgDeployError
+from img_deploy.errors import FeatureError, ImgDeployError, one_line
 from img_deploy.hardware import package_versions
 from img_deploy.server.media import Media
 from img_deploy.server.replies import problems, refuse, status_of
@@ -27,7 +27,7 @@ from img_deploy.server.schemas import BundleFacts, Error, Ground, Grounded, Vide
 from img_deploy.server.search import Found, Question, Search
 from img_deploy.server.security import Guard
 from img_deploy.server.uploads import UPLOAD, read_upload
-from img_deploy.server.watch import Metrics, Watch
+from img_deploy.server.watch import LOG, Metrics, Watch
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -36,10 +36,13 @@ PAGE = {
 }
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 """Of the page: nothing of other hosts."""
+MOST_PROBLEMS = 100
+"""Of a body that are told one by one: each costs more than what is wrong with it."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": text}
     for status, text in (
         (401, "No valid token."),
+        (408, "The body did not come in time."),
         (413, "The body is too large."),
         (422, "Bad input."),
         (503, "Busy, warming up, or out of time: try again after `Retry-After` seconds."),
@@ -63,6 +66,7 @@ def make_app(
     async def running(_: FastAPI) -> AsyncIterator[None]:
         search.batcher.start()
         warming = asyncio.create_task(search.warm_up())
+        warming.add_done_callback(_tell_failure)
         try:
             yield
         finally:
@@ -79,7 +83,7 @@ def make_app(
         lifespan=running,
     )
     app.state.predictor = search.predictor
-    app.add_middleware(Guard, token=token, hosts=hosts, most_body=most_body)
+    app.add_middleware(Guard, token=token, hosts=hosts, most_body=most_body, timeout=search.timeout)
     app.add_middleware(Watch, metrics=metrics)
     metrics.gauge("requests_now", "Requests computed or waiting.", lambda: search.batcher.requests)
     metrics.gauge("items_waiting", "Items that wait for a batch.", lambda: search.batcher.waiting)
@@ -90,6 +94,11 @@ def make_app(
     _offer_state(app, search, metrics)
     _offer_page(app)
     return app
+
+
+def _tell_failure(warming: asyncio.Task) -> None:
+    if not warming.cancelled() and (error := warming.exception()) is not None:
+        LOG.error("warming up failed: no question will be answered", exc_info=error)
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -122,7 +131,7 @@ def _offer_search(app: FastAPI, search: Search, media: Media) -> None:
         content: dict[str, Any] = {"answers": [answer.to_row() for answer in found.answers]}
         if body.curves:
             content["curves"] = [curves_of(answer) for answer in found.answers]
-        return JSONResponse(content | {"skipped": list(map(str, found.skipped)), "remarks": remarks_of(found)})
+        return JSONResponse(content | {"skipped": list(map(one_line, found.skipped)), "remarks": remarks_of(found)})
 
     app.router.add_api_route(
         "/v1/ground",
@@ -136,6 +145,7 @@ def _offer_search(app: FastAPI, search: Search, media: Media) -> None:
     @app.get("/v1/bundle", response_model=BundleFacts, responses=ERRORS)
     async def bundle() -> Any:
         """What the server runs, and which features it takes."""
+        await asyncio.to_thread(search.shelf.refresh)
         predictor = search.predictor
         manifest = predictor.bundle.manifest
         return {
@@ -168,7 +178,7 @@ def _offer_videos(app: FastAPI, search: Search, media: Media) -> None:
         try:
             return Video(**vars(search.shelf.facts(vid)), media=vid in media)
         except FeatureError as error:
-            return Video(vid=vid, media=vid in media, error=str(error))
+            return Video(vid=vid, media=vid in media, error=one_line(error))
 
     @app.post("/v1/videos", status_code=201, response_model=Video, responses=ERRORS, openapi_extra=UPLOAD)
     async def add(request: Request) -> Any:
@@ -183,12 +193,14 @@ def _offer_videos(app: FastAPI, search: Search, media: Media) -> None:
     @app.delete("/v1/videos/{vid:path}", status_code=204, responses=ERRORS | NOT_FOUND)
     async def delete(vid: str) -> None:
         """Forget a video that was uploaded, or drop it from the index."""
-        await asyncio.to_thread(search.shelf.delete, search.shelf.find(vid))
+        await search.delete(vid)
 
     @app.api_route("/v1/media/{vid:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def play(vid: str) -> Response:
         path = media.path(vid)
-        return refuse(404, f"no media file of video {vid[:80]!r}") if path is None else FileResponse(path)
+        if path is None or not path.is_file():
+            return refuse(404, f"no media file of video {vid[:80]!r}")
+        return FileResponse(path)
 
 
 def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
@@ -209,10 +221,14 @@ def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
 
 
 def _offer_page(app: FastAPI) -> None:
+    def offer(path: str, reply: Response) -> None:
+        @app.get(path, include_in_schema=False)
+        async def same() -> Response:
+            return reply
+
     for path, (name, kind) in PAGE.items():
         content = (files("img_deploy.server.page") / name).read_bytes()
-        reply = Response(content, media_type=kind, headers={"Content-Security-Policy": POLICY})
-        app.add_api_route(path, lambda reply=reply: reply, include_in_schema=False)
+        offer(path, Response(content, media_type=kind, headers={"Content-Security-Policy": POLICY}))
 
 
 def remarks_of(found: Found) -> list[str]:
@@ -246,6 +262,8 @@ class _GroundRoute(APIRoute):
         try:
             body = Ground.model_validate_json(await request.body())
         except ValidationError as error:
+            if error.error_count() > MOST_PROBLEMS:
+                raise HTTPException(422, f"got {error.error_count()} problems, expected a question") from None
             raise RequestValidationError(error.errors()) from None
         reply = await self.endpoint(request, body)
         await reply(scope, receive, send)

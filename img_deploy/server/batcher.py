@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import time
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Batcher:
         self.requests = 0
         """That are admitted now."""
         self._heard = heard
-        self._queues: dict[str, deque[_Item]] = {name: deque() for name in stages}
+        self._queues: dict[str, list[_Item]] = {name: [] for name in stages}
         self._changed = Condition()
         """Guards the queues; told of items that arrive, and of the end."""
         self._stopped = False
@@ -120,7 +120,9 @@ class Batcher:
         due = (time.monotonic() if begun is None else begun) + self.window
         items = [_Item(one, key, length(one), loop.create_future(), due) for one in contents]
         with self._changed:
-            self._queues[stage].extend(items)
+            queue = self._queues[stage]
+            place = bisect_right(queue, due, key=lambda item: item.due)
+            queue[place:place] = items
             self._changed.notify()
         try:
             return await asyncio.gather(*(item.future for item in items))
@@ -180,7 +182,7 @@ class Batcher:
     def _next(self) -> tuple[str, list[_Item]] | None:
         """The batch of the request that has waited longest: items of its key and of similar length."""
         for name, queue in self._queues.items():
-            self._queues[name] = deque(item for item in queue if not item.future.done())
+            self._queues[name] = [item for item in queue if not item.future.done()]
         stage = min(
             (name for name, queue in self._queues.items() if queue),
             key=lambda name: self._queues[name][0].due,
@@ -195,7 +197,7 @@ class Batcher:
         share = max(SMALL, -(-len(alike) // len(self._threads)))
         batch = sorted(alike, key=lambda item: abs(item.length - first.length))[: min(share, self.batch_size)]
         chosen = set(map(id, batch))
-        self._queues[stage] = deque(item for item in queue if id(item) not in chosen)
+        self._queues[stage] = [item for item in queue if id(item) not in chosen]
         return stage, batch
 
     def _hand_out(self, name: str, batch: list[_Item], results: Sequence[Any] | Exception, seconds: float) -> None:

@@ -19,12 +19,12 @@ class Media:
     def in_folder(cls, folder: Path) -> "Media":
         """``VID.mp4`` and the like. Raises InputError: no folder, or no such file in it."""
         try:
-            paths = {path.stem: path.resolve() for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+            found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
         except OSError as error:
             raise InputError(f"{folder}: cannot be listed ({error.strerror}); give the folder of the videos") from None
-        if not paths:
+        if not found:
             raise InputError(f"{folder}: holds no videos, expected VID.mp4 or {', '.join(SUFFIXES[1:])}")
-        return cls(paths)
+        return cls({path.stem: path.resolve() for path in found})
 
     def __len__(self) -> int:
         return len(self._paths)

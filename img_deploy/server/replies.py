@@ -10,13 +10,16 @@ from img_deploy.server.batcher import BusyError
 from img_deploy.server.shelf import UnknownVideoError
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
-AFTER = 1
-"""Seconds after which a refused client may try again."""
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},  # the rest of the body is not waited for
+    503: {"Retry-After": "1"},
+}
 
 
 def refuse(status: int, text: object) -> JSONResponse:
     """The reply of an error."""
-    headers = {503: {"Retry-After": str(AFTER)}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    headers = HEADERS.get(status)
     body = {"error": one_line(text, 1000), "request": REQUEST_ID.get()}
     return JSONResponse(body, status, headers)
 

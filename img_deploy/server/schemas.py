@@ -8,7 +8,7 @@ from img_deploy.runtime.results import Answer
 
 VideoId = Annotated[str, Field(min_length=1, max_length=256)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-WIDEST = 1 << 14
+Token = Annotated[list[Number], Field(max_length=1 << 14, fail_fast=True)]  # of millions, one problem is enough
 
 
 class Ground(BaseModel):
@@ -26,12 +26,12 @@ class Ground(BaseModel):
     )
 
     query: str = Field("", max_length=4096, description="The sentence. Beside `tokens` it is for the answers alone.")
-    tokens: Annotated[list[Annotated[list[Number], Field(max_length=WIDEST)]], Field(max_length=1024)] | None = Field(
+    tokens: Annotated[list[Token], Field(max_length=1024, fail_fast=True)] | None = Field(
         None, description="Token features [N, Dt], for bundles that take them."
     )
     qid: int | None = Field(None, ge=0, lt=1 << 53, description="An id for the answers.")
     videos: list[VideoId] | None = Field(
-        None, min_length=1, max_length=100_000, description="Ask these; all by default."
+        None, min_length=1, max_length=100_000, fail_fast=True, description="Ask these; all by default."
     )
     top_k: int = Field(1, ge=1, le=1000, description="Most moments per answer, best first.")
     nms: float = Field(0.5, ge=0, le=1, description="Greatest overlap (IoU) of two moments of an answer.")

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from img_deploy.runtime.ranking import BestMoments
 from img_deploy.runtime.results import Answer
 from img_deploy.runtime.spans import DEFAULT_NMS
 from img_deploy.server.batcher import Batcher, BusyError, Heard, Stage
-from img_deploy.server.shelf import Fetched, Shelf
+from img_deploy.server.shelf import Fetched, Loaded, Shelf
 
 FEW = 16
 """Videos that are looked up without a thread where no file need be read for it: a thread costs more than that takes."""
@@ -78,6 +79,8 @@ class Search:
         self.batcher = Batcher(stages(predictor, batch_size), batch_size, window, most_requests, heard, threads)
         self.ready = False
         """Whether it is warm."""
+        self._writer = ThreadPoolExecutor(1, "writer")
+        """Changes the shelf. One that waits for another program's writing keeps no question waiting."""
 
     async def warm_up(self) -> None:
         """Run every stage on batches of one and of many, so that no request pays for what is made at a first run."""
@@ -87,10 +90,10 @@ class Search:
         text = "a" if rules.text is None else np.zeros((4, rules.text.width), np.float32)
         for count in (1, many):
             videos = [VideoFeatures("", clips, audio, len(clips)) for audio in (sound, None)]
-            encoded = [(await self.batcher.run("video", [one] * count, begun=0.0))[0] for one in videos]
+            encoded = [_good(await self.batcher.run("video", [one] * count, begun=0.0)) for one in videos]
             for video in encoded:
                 pairs = [(video, Asked(rules.query(text)), None) for _ in range(count)]
-                await self.batcher.run("ground", pairs, (1, DEFAULT_NMS), begun=0.0)
+                _good(await self.batcher.run("ground", pairs, (1, DEFAULT_NMS), begun=0.0))
         self.ready = True
 
     @asynccontextmanager
@@ -161,23 +164,31 @@ class Search:
         return _sorted_out(results, found.skipped)
 
     async def _encoded(self, fetched: list[Fetched], found: Found, begun: float) -> list[EncodedVideo]:
-        loaded = {row: one for row, one in enumerate(fetched) if isinstance(one, VideoFeatures)}
+        loaded = {row: one for row, one in enumerate(fetched) if isinstance(one, Loaded)}
         if loaded:
-            for features in loaded.values():
-                found.remarks += features.remarks
-            encoded = await self.batcher.run("video", list(loaded.values()), begun=begun)
-            for row, video in zip(loaded, encoded, strict=True):
+            for one in loaded.values():
+                found.remarks += one.features.remarks
+            encoded = await self.batcher.run("video", [one.features for one in loaded.values()], begun=begun)
+            for (row, one), video in zip(loaded.items(), encoded, strict=True):
                 fetched[row] = video
                 if isinstance(video, EncodedVideo):
-                    await asyncio.to_thread(self.shelf.keep, video)
+                    self.shelf.keep(video, one.mark)
         return _sorted_out(fetched, found.skipped)
 
     async def add(self, features: VideoFeatures, duration: float | None) -> EncodedVideo:
         """Encode a video and take it in. Raises FeatureError, BusyError, BackendError."""
         async with self._turn():
             video: EncodedVideo = _good(await self.batcher.run("video", [features]))
-        await asyncio.to_thread(self.shelf.add, features, video, duration)
+            await self._written(self.shelf.add, features, video, duration)
         return video
+
+    async def delete(self, vid: str) -> None:
+        """Forget a video. Raises UnknownVideoError, InputError, BusyError."""
+        async with self._turn():
+            await self._written(self.shelf.delete, vid)
+
+    async def _written(self, change: Callable[..., None], *given: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, change, *given)
 
 
 def stages(predictor: Predictor, batch_size: int) -> dict[str, Stage]:
@@ -202,8 +213,8 @@ def stages(predictor: Predictor, batch_size: int) -> dict[str, Stage]:
 
 
 def _good(results: Sequence[Any]) -> Any:
-    """The only result. Raises it where it is an error."""
-    [result] = results
+    """The first result. Raises it where it is an error."""
+    result = results[0]
     if isinstance(result, ImgDeployError):
         raise result
     return result

@@ -1,5 +1,6 @@
 """Who may ask, and how much at once: looked at before a body is read. Plain ASGI, around the whole application."""
 
+import asyncio
 import hmac
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import unquote, urlsplit
@@ -25,10 +26,13 @@ class Guard:
         hosts: names that a request may be for; None for any. On loopback this keeps out pages of other sites whose
             name leads here.
         most_body: bytes.
+        timeout: seconds within which a body has to come.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, hosts: frozenset[str] | None, most_body: int) -> None:
-        self.app, self.token, self.hosts, self.most_body = app, token, hosts, most_body
+    def __init__(
+        self, app: ASGIApp, token: str | None, hosts: frozenset[str] | None, most_body: int, timeout: float
+    ) -> None:
+        self.app, self.token, self.hosts, self.most_body, self.timeout = app, token, hosts, most_body, timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,13 +44,20 @@ class Guard:
             await refuse(*refusal)(scope, receive, send)
             return
         taken = 0
+        due: float | None = asyncio.get_running_loop().time() + self.timeout
 
         async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, due
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"body: not all of it came within {self.timeout:g} s") from None
             taken += len(message.get("body", b""))
             if taken > self.most_body:
                 raise HTTPException(413, self._too_large())
+            if not message.get("more_body"):
+                due = None  # what comes next is that the client goes away
             return message
 
         await self.app(scope, counted, send)

@@ -3,6 +3,7 @@
 An id from a request is looked up among known ids; it never becomes part of a path.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,11 +23,11 @@ from img_deploy.runtime.indexing import drop_rows, only_writer
 from img_deploy.runtime.predictor import Predictor
 from img_deploy.server.batcher import BusyError
 
+LOG = logging.getLogger(__name__)
 LOOK_AGAIN = 1.0
 """Seconds after which it is asked whether a file was replaced, or the index written to by another program."""
 WRITER_WAIT = 5.0
 """Seconds that an upload waits for another writer of the index."""
-Fetched = EncodedVideo | VideoFeatures | ImgDeployError
 
 
 class UnknownVideoError(FeatureError):
@@ -42,6 +43,17 @@ class VideoFacts:
     source_clips: int
     has_audio: bool
     duration: float | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Features that are not encoded yet, and the fingerprint that their files had before they were read."""
+
+    features: VideoFeatures
+    mark: str
+
+
+Fetched = EncodedVideo | Loaded | ImgDeployError
 
 
 @dataclass(frozen=True)
@@ -74,12 +86,15 @@ class Shelf:
         self.most_uploads = most_uploads
         self._uploads: dict[str, _Uploaded] = {}
         self._cache: LRUCache = LRUCache(cache_bytes, getsizeof=_bytes)
-        self._lock, self._writing = Lock(), Lock()
+        self._lock = Lock()
         self._hold(library)
 
     def _hold(self, library: FeatureFolder | VideoIndex | None) -> None:
         self.library = library
-        self._names = {} if library is None else dict.fromkeys(library.videos())
+        names = [] if library is None else library.videos()
+        self._names = {name: None for name in names if _is_text(name)}
+        if left_out := len(names) - len(self._names):
+            LOG.warning("%s: %d videos are left out, no UTF-8 can spell their ids", self.where, left_out)
         self._looked = time.monotonic()
         self._marks: TTLCache = TTLCache(4096, LOOK_AGAIN)
         """The library's fingerprints that were read a moment ago."""
@@ -133,27 +148,33 @@ class Shelf:
         Args:
             vids: ids as spelled here.
         """
-        library = self.library
+        with self._lock:
+            library, marks = self.library, self._marks
         found: dict[str, Fetched] = {}
-        missing = []
+        missing = {}
         for vid in vids:
             uploaded = self._uploads.get(vid)
             try:
-                kept = uploaded.video if uploaded is not None else self._cached(vid)
-                if kept is not None:
-                    found[vid] = kept
-                elif isinstance(library, FeatureFolder):
-                    found[vid] = library.load(vid)
+                if uploaded is not None:
+                    found[vid] = uploaded.video
                 elif library is None or vid not in library:
                     found[vid] = UnknownVideoError(f"no video {vid[:80]!r} any more; it was deleted")
                 else:
-                    missing.append(vid)
+                    mark = library.fingerprint(vid)
+                    with self._lock:
+                        marks[vid], kept = mark, self._cache.get((vid, mark))
+                    if kept is not None:
+                        found[vid] = kept
+                    elif isinstance(library, FeatureFolder):
+                        found[vid] = Loaded(library.load(vid), mark)
+                    else:
+                        missing[vid] = mark
             except FeatureError as error:
                 found[vid] = error
         if missing and isinstance(library, VideoIndex):
-            for video in library.encoded(missing):
+            for video in library.encoded(list(missing)):
                 found[video.vid] = video
-                self.keep(video)
+                self.keep(video, missing[video.vid])
         return [found[vid] for vid in vids]
 
     def at_hand(self, vids: Sequence[str]) -> dict[str, EncodedVideo] | None:
@@ -170,36 +191,32 @@ class Shelf:
                 found[vid] = kept
         return found
 
-    def _cached(self, vid: str) -> EncodedVideo | None:
-        if self.library is None:
-            return None
-        mark = self.library.fingerprint(vid)
-        with self._lock:
-            self._marks[vid] = mark
-            return self._cache.get((vid, mark))
-
-    def keep(self, video: EncodedVideo) -> None:
-        """Have an encoding of the library ready for the next time. Raises FeatureError: it is gone."""
-        if self.library is not None:
-            key = video.vid, self.library.fingerprint(video.vid)
-            with self._lock, suppress(ValueError):  # larger than the whole cache
-                self._cache[key] = video
+    def keep(self, video: EncodedVideo, mark: str) -> None:
+        """Have an encoding of the library ready for as long as the video has this fingerprint."""
+        with self._lock, suppress(ValueError):  # larger than the whole cache
+            self._cache[video.vid, mark] = video
 
     def refresh(self) -> None:
-        """Take over what another program, or another worker, has written to the index since."""
+        """Take over what another program, or another worker, has written to the index since. Raises BusyError."""
         library = self.library
         if isinstance(library, VideoIndex) and self._outdated():
             self._looked = time.monotonic()
-            if library.dataset.latest_version != library.dataset.version:
-                self._reopen(library)
+            if not library.is_latest:
+                self._take_over(library)
 
     def _outdated(self) -> bool:
         return isinstance(self.library, VideoIndex) and time.monotonic() - self._looked >= LOOK_AGAIN
 
-    def _reopen(self, index: VideoIndex) -> None:
-        opened = VideoIndex.open(index.path, self.predictor.bundle, self.predictor.rules.text)
+    def _take_over(self, index: VideoIndex) -> None:
+        last = self._last_version(index)
         with self._lock:
-            self._hold(opened)
+            self._hold(last)
+
+    def _last_version(self, index: VideoIndex) -> VideoIndex:
+        try:
+            return VideoIndex.open(index.path, self.predictor.bundle, self.predictor.rules.text)
+        except InputError as error:  # no fault of who asks
+            raise BusyError(str(error)) from None
 
     def add(self, features: VideoFeatures, video: EncodedVideo, duration: float | None) -> None:
         """Take a video in, in place of one of its id: into the index, or into memory where there is none.
@@ -229,12 +246,15 @@ class Shelf:
         self._write(self.library, put)
 
     def delete(self, vid: str) -> None:
-        """Forget a video by its id as spelled here.
+        """Forget a video.
 
         Raises:
+            UnknownVideoError: there is none of that id.
             InputError: it lies in a folder of features, which the server does not change.
             BusyError: another program keeps writing the index.
         """
+        self.refresh()
+        vid = self.find(vid)
         with self._lock:
             if self._uploads.pop(vid, None) is not None:
                 return
@@ -243,14 +263,17 @@ class Shelf:
         self._write(self.library, lambda index: drop_rows(index.dataset, [vid]))
 
     def _write(self, index: VideoIndex, change: Callable[[VideoIndex], None]) -> None:
-        with self._writing:
-            try:
-                with only_writer(str(index.path), WRITER_WAIT):
-                    index = VideoIndex.open(index.path, self.predictor.bundle, self.predictor.rules.text)
-                    change(index)
-            except InputError as error:
-                raise BusyError(str(error)) from None
-            self._reopen(index)
+        try:
+            with only_writer(str(index.path), WRITER_WAIT):
+                change(self._last_version(index))
+        except InputError as error:
+            raise BusyError(str(error)) from None
+        self._take_over(index)
+
+
+def _is_text(name: str) -> bool:
+    """Whether JSON can hold a file's name."""
+    return name.isascii() or name.encode(errors="ignore").decode() == name
 
 
 def _bytes(video: EncodedVideo) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from img_deploy.errors import InputError
+from img_deploy.errors import InputError, one_line
 from img_deploy.features.checks import Array
 from img_deploy.features.readers import npy_from_bytes
 
@@ -57,8 +57,11 @@ async def read_upload(request: Request) -> Upload:
         InputError: no id or an unusable one, no features, or not those of a .npy file; a duration that is none.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
-        async with request.form(max_files=2, max_fields=4) as form:
-            return _upload({name: await _content(value) for name, value in form.multi_items()})
+        try:
+            async with request.form(max_files=2, max_fields=4) as form:
+                return _upload({name: await _content(value) for name, value in form.multi_items()})
+        except UnicodeError as error:
+            raise InputError(f"upload: its text cannot be read ({one_line(error, 120)}); send it as UTF-8") from None
     given: dict[str, Any] = dict(request.query_params)
     return _upload(given | {"video": await request.body()})
 

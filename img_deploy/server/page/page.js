@@ -44,9 +44,19 @@ async function loadVideos() {
   if (facts.takes !== "sentences") {
     throw new Error(`This server takes ${facts.takes}, which a page cannot make; ask it through its API.`);
   }
-  known = (await call("v1/videos?limit=1000")).videos;
+  known = await allVideos();
   showVideos();
   if (!facts.videos) tell("The library is empty: POST features to /v1/videos, or serve a folder or an index.");
+}
+
+async function allVideos() {
+  const found = [];
+  let part;
+  do {
+    part = (await call(`v1/videos?limit=1000&after=${encodeURIComponent(found.at(-1)?.vid ?? "")}`)).videos;
+    found.push(...part);
+  } while (part.length === 1000);
+  return found;
 }
 
 function showVideos() {

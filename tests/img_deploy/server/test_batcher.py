@@ -136,15 +136,16 @@ def test_a_request_waits_for_others_once():
     assert with_batcher(body, window=60) == [("a", None)]
 
 
-def test_the_request_that_began_first_goes_first_at_every_stage():
+@pytest.mark.parametrize("stage", ["work", "finish"])
+def test_the_request_that_began_first_goes_first_at_every_stage(stage):
     """New requests would overtake those that are nearly done, and the slowest answers would take longer still."""
 
     async def body(batcher, begin):
         begun = time.monotonic()
         first, go_on = await begin(batcher)
-        young = asyncio.create_task(batcher.run("work", ["young"]))
+        young = asyncio.create_task(batcher.run("work", ["young"], "young"))
         await asyncio.sleep(0.01)
-        old = asyncio.create_task(batcher.run("finish", ["old"], begun=begun))
+        old = asyncio.create_task(batcher.run(stage, ["old"], begun=begun))
         await asyncio.sleep(0)
         go_on()
         await asyncio.gather(first, young, old)

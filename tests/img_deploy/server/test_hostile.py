@@ -1,8 +1,11 @@
 """Broken and hostile requests: one line of JSON each, and the server goes on."""
 
+import asyncio
 import io
 import json
+import os
 import pickle
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -10,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from img_deploy.errors import FeatureError
+from img_deploy.errors import BackendError, FeatureError
 from img_deploy.features.readers import npy_from_bytes
+from img_deploy.runtime.predictor import Predictor
+from img_deploy.server.running import application_of
+from img_deploy.server.settings import ServerSettings
 
 WIDTH = 24
 
@@ -143,6 +149,52 @@ def test_broken_questions_are_refused(features, served):
     served(body, features=features.folder)
 
 
+def test_a_body_full_of_mistakes_is_told_in_a_line(features, served):
+    """Telling each of millions would take minutes, in which nobody is answered, and all of the memory."""
+    extra = json.dumps({"query": "a"} | dict.fromkeys(map(str, range(1000)), 1))
+    rows = json.dumps({"tokens": [["1"] * 500] * 500})
+    ids = json.dumps({"query": "a", "videos": [1] * 1000})
+
+    async def body(client):
+        for content, told in (
+            (extra, "got 1000 problems"),
+            (rows, "tokens.0.0: Input should be a valid number"),
+            (ids, "videos.0: Input should be a valid string"),
+        ):
+            reply = await client.post("/v1/ground", content=content, headers={"Content-Type": "application/json"})
+            assert_one_line(reply, 422)
+            assert reply.json()["error"].startswith(told)
+            assert len(reply.text) < 200
+
+    served(body, features=features.folder)
+
+
+def test_a_form_in_an_encoding_of_its_own_is_refused(served):
+    """A codec that raises what no parser of forms expects would count as a failure of the server."""
+    form = b'--x\r\nContent-Disposition: form-data; name="vid"\r\n\r\nA\r\n--x--\r\n'
+
+    async def body(client):
+        headers = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+        reply = await client.post("/v1/videos", content=form, headers=headers)
+        assert_one_line(reply, 422)
+        assert "UTF-8" in reply.json()["error"]
+
+    served(body)
+
+
+def test_the_page_is_what_it_is_whatever_a_link_says(served):
+    """A link could put content of its own in the page's place."""
+
+    async def body(client):
+        for path in ("/", "/page.js", "/page.css"):
+            plain, odd = await client.get(path), await client.get(path, params={"reply": "x", "request": "y"})
+            assert odd.content == plain.content
+            assert odd.headers["content-security-policy"] == plain.headers["content-security-policy"]
+            assert f'requests_total{{route="{path}",status="200"}} 2.0' in (await client.get("/metrics")).text
+
+    served(body)
+
+
 def test_a_question_says_that_it_is_json(features, served):
     """A page of another site could ask by a plain form, for which browsers seek no leave."""
 
@@ -171,6 +223,35 @@ def test_what_fails_inside_is_told_in_the_log_alone(features, served, monkeypatc
     assert reply.json()["request"] == "mine"
     assert "Zero" not in reply.text
     assert any(record.exc_info and record.fields["request"] == "mine" for record in caplog.records)
+
+
+def test_a_warm_up_that_fails_is_told_in_the_log(bundles, monkeypatch, caplog):
+    """A server that never becomes ready would say that it warms up, and nobody why."""
+
+    async def all_of_it():
+        app = application_of(ServerSettings(bundle=bundles["tiny_glove"], backend="torch", threads=1))
+        async with app.router.lifespan_context(app):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+
+    error = BackendError("out of memory")
+    monkeypatch.setattr(Predictor, "encode_features", lambda _, items, *__: [error] * len(items))
+    asyncio.run(asyncio.wait_for(all_of_it(), 30))
+    assert "warming up failed" in caplog.text
+    assert "out of memory" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_a_file_name_that_is_no_text_leaves_the_others_alone(features, served, caplog):
+    """JSON cannot hold it: neither the list nor a question to all videos would ever be answered."""
+    (features.folder / "video" / os.fsdecode(b"caf\xe9.npy")).write_bytes(b"")
+
+    async def body(client):
+        reply = await client.post("/v1/ground", json={"query": "a door"})
+        return [row["vid"] for row in reply.json()["answers"]], (await client.get("/v1/videos")).json()["total"]
+
+    assert served(body, features=features.folder) == (list("ABCDEF"), 6)
+    assert "1 videos are left out" in caplog.text
 
 
 def test_a_broken_video_leaves_the_others_alone(features, served):

@@ -2,12 +2,15 @@
 
 import asyncio
 import io
+import shutil
 
 import numpy as np
 import pytest
 
 from img_deploy.client import Client
 from img_deploy.errors import InputError
+from img_deploy.runtime.indexing import only_writer
+from img_deploy.runtime.predictor import Predictor
 
 ASK = "a person opens the door"
 
@@ -95,6 +98,26 @@ def test_an_encoding_is_not_older_than_its_file(features, served):
     assert (old["clips"], new["clips"]) == (16, 9)
 
 
+def test_a_file_that_is_replaced_while_it_is_encoded_is_read_again(features, served, monkeypatch):
+    """The encoding of the old file would pass for that of the new one, for ever."""
+    encode = Predictor.encode_features
+
+    def encode_features(self, items, *rest):
+        if [one.vid for one in items] == ["B"]:
+            monkeypatch.undo()
+            features.add("B", 9)
+        return encode(self, items, *rest)
+
+    async def body(client):
+        monkeypatch.setattr(Predictor, "encode_features", encode_features)
+        old = await client.post("/v1/ground", json={"query": ASK, "videos": ["B"]})
+        await asyncio.sleep(1.1)
+        new = await client.post("/v1/ground", json={"query": ASK, "videos": ["B"]})
+        return [reply.json()["answers"][0]["clips"] for reply in (old, new)]
+
+    assert served(body, features=features.folder) == [16, 9]
+
+
 @pytest.fixture
 def indexed(features, bundles, tmp_path, run_cli):
     pytest.importorskip("lance", reason="the extra `index` is not installed")
@@ -144,6 +167,81 @@ def test_an_index_written_by_another_program_is_seen(new_features, indexed, bund
     assert served(body, index=str(indexed)) == 200
 
 
+def test_what_another_program_has_indexed_is_known_at_once(new_features, indexed, bundles, run_cli, served):
+    """It could be asked, but not deleted; and the page would say that the library is empty."""
+    more = new_features("more")
+    more.add("LATE", 6)
+
+    async def body(client):
+        command = ("index", more.folder, "--out", indexed, "--bundle", bundles["tiny_glove"], "--backend", "torch")
+        await asyncio.to_thread(run_cli, *command)
+        await asyncio.sleep(1.1)
+        count = (await client.get("/v1/bundle")).json()["videos"]
+        await asyncio.to_thread(run_cli, "index", features_of(more, "LATER"), *command[2:])
+        await asyncio.sleep(1.1)
+        return count, (await client.delete("/v1/videos/LATER")).status_code
+
+    assert served(body, index=str(indexed)) == (7, 204)
+
+
+def features_of(more, vid):
+    """The folder ``more`` with one video more."""
+    more.add(vid, 5)
+    return more.folder
+
+
+def made_anew(index, run_cli, features, bundle):
+    """Have an index removed and made of other features."""
+    shutil.rmtree(index)
+    done = run_cli("index", features.folder, "--out", index, "--bundle", bundle, "--backend", "torch")
+    assert done.code == 0, done.err
+
+
+def test_an_index_that_was_made_anew_is_seen(features, indexed, bundles, run_cli, served):
+    """Its versions count from the first again: the server would stay at files that are gone."""
+
+    async def body(client):
+        before = (await client.post("/v1/ground", json={"query": ASK})).json()["answers"][1]
+        features.add("B", 9)
+        await asyncio.to_thread(made_anew, indexed, run_cli, features, bundles["tiny_glove"])
+        await asyncio.sleep(1.1)
+        after = (await client.post("/v1/ground", json={"query": ASK})).json()["answers"][1]
+        return before["clips"], after["clips"]
+
+    assert served(body, index=str(indexed)) == (16, 9)
+
+
+def test_an_index_of_another_network_is_no_fault_of_who_asks(indexed, new_features, bundles, run_cli, served):
+    """Clients would take their own questions for wrong."""
+    others = new_features("others")
+    others.put("video/A.npy", others.draw(5, 10))
+
+    async def body(client):
+        await asyncio.to_thread(made_anew, indexed, run_cli, others, bundles["tiny_glove_deep"])
+        await asyncio.sleep(1.1)
+        return await client.post("/v1/ground", json={"query": ASK})
+
+    reply = served(body, index=str(indexed))
+    assert reply.status_code == 503
+    assert "another bundle's network" in reply.json()["error"]
+
+
+def test_questions_are_answered_while_uploads_wait_for_another_program(features, indexed, served, monkeypatch):
+    """Whoever fills an index beside the server would silence it as soon as somebody uploads."""
+    monkeypatch.setattr("img_deploy.server.shelf.WRITER_WAIT", 0.5)
+    content = npy(features.draw(5, 24))
+
+    async def body(client):
+        with only_writer(str(indexed)):
+            uploads = [client.post("/v1/videos", params={"vid": f"new{one}"}, content=content) for one in range(40)]
+            uploading = asyncio.gather(*uploads)
+            await asyncio.sleep(0.4)
+            answer = await client.post("/v1/ground", json={"query": ASK})
+            return answer.status_code, uploading.done(), {reply.status_code for reply in await uploading}
+
+    assert served(body, index=str(indexed), timeout=2) == (200, False, {503})
+
+
 def test_media_in_ranges(features, served, tmp_path):
     """A browser could not jump to the found moment; or a path in a request would lead out of the folder."""
     media = tmp_path / "media"
@@ -151,6 +249,8 @@ def test_media_in_ranges(features, served, tmp_path):
     content = bytes(range(256)) * 8
     (media / "A.mp4").write_bytes(content)
     (tmp_path / "secret.mp4").write_bytes(b"secret")
+    (media / "B.mp4").mkdir()
+    (media / "C.mp4").write_bytes(b"gone")
 
     async def body(client):
         part = await client.get("/v1/media/A", headers={"Range": "bytes=100-199"})
@@ -162,7 +262,8 @@ def test_media_in_ranges(features, served, tmp_path):
         assert (whole.status_code, whole.content, whole.headers["accept-ranges"]) == (200, content, "bytes")
         assert (await client.head("/v1/media/A")).status_code == 200
         assert (await client.get("/v1/media/A", headers={"Range": "bytes=9999-"})).status_code == 416
-        for path in ("B", "../secret", "..%2fsecret", "%2e%2e/secret", str(tmp_path / "secret.mp4")):
+        (media / "C.mp4").unlink()
+        for path in ("B", "C", "../secret", "..%2fsecret", "%2e%2e/secret", str(tmp_path / "secret.mp4")):
             reply = await client.get(f"/v1/media/{path}")
             assert reply.status_code == 404
             assert b"secret" not in reply.content or "no media file" in reply.text or "Not Found" in reply.text

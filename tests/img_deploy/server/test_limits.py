@@ -1,6 +1,7 @@
 """Who may ask, how much, and what happens to what is too much."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -70,6 +71,20 @@ def test_a_large_body_is_refused(served, chunked):
     reply = served(body, most_body=4096)
     assert reply.status_code == 413
     assert "4096 bytes" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_body_that_does_not_come_is_not_waited_for(kind, listening_server):
+    """Clients that send half of a body would hold memory for ever, and keep the server from stopping."""
+    path = "/v1/ground" if kind.endswith("json") else "/v1/videos"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n--x\r\n"
+    with listening_server(timeout=0.5) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stream:
+            stream.sendall(head.encode())
+            reply = b"".join(iter(lambda: stream.recv(4096), b""))  # until the server closes it
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"within 0.5 s" in reply
 
 
 def test_without_the_token_nothing_is_told(features, served, tmp_path):

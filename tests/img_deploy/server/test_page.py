@@ -163,3 +163,15 @@ def test_a_token_is_asked_for(features, media, tmp_path, listening_server, visit
         page.get_by_text("6 moments, best first.").wait_for()
         page.get_by_role("button", name="Play the moment").first.click()
         assert position(page, page.locator("video").first) > 0
+
+
+def test_every_video_of_a_large_library_can_be_picked(features, listening_server, visit):
+    """Only the first thousand could be, and no other would play."""
+    for number in range(1000):
+        features.add(f"N{number:04}", 3, sound=False)
+    with listening_server(features=features.folder, clip_seconds=2) as server:
+        page = visit(server.url)
+        page.get_by_text("1006 videos").wait_for()
+        page.locator("#choice summary").press("Enter")
+        page.get_by_label("Videos whose id contains").fill("N0999")
+        api.expect(page.locator("#videos label")).to_have_text(["N0999"])
