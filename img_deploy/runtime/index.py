@@ -138,15 +138,15 @@ class VideoIndex(TextFolder):
             raise InputError(f"{place}: got no index, expected one; `img-deploy index FEATURES --out INDEX` makes it")
         try:
             dataset = lance_module().dataset(place)
+            facts = _facts(dataset, place)
+            if facts.network != bundle.identity:
+                raise InputError(
+                    f"{place}: was made with another bundle's network than {bundle.folder}; index the features again, "
+                    "or give the bundle it was made with"
+                )
+            return cls(place, dataset, facts, text, text_dir)
         except (ValueError, OSError) as error:
             raise InputError(f"{place}: cannot be opened as an index ({why(error)})") from None
-        facts = _facts(dataset, place)
-        if facts.network != bundle.identity:
-            raise InputError(
-                f"{place}: was made with another bundle's network than {bundle.folder}; index the features again, or "
-                "give the bundle it was made with"
-            )
-        return cls(place, dataset, facts, text, text_dir)
 
     def __len__(self) -> int:
         return len(self._videos)
@@ -208,7 +208,13 @@ class VideoIndex(TextFolder):
         """The encodings of some videos, float32, under the ids they are asked for by. Raises FeatureError."""
         names = [self.entry(vid).vid for vid in vids]
         order = sorted(range(len(names)), key=lambda at: self._rows[names[at]])
-        table = self.dataset.take([self._rows[names[at]] for at in order], columns=["vid", "visual", "audio"])
+        try:
+            table = self.dataset.take([self._rows[names[at]] for at in order], columns=["visual", "audio"])
+        except (ValueError, OSError) as error:
+            raise FeatureError(
+                f"{self.path}: cannot be read ({why(error)}); ask again if it was renewed meanwhile, else index the "
+                "features anew"
+            ) from None
         streams = [_arrays(table.column(name), self.facts.dim) for name in ("visual", "audio")]
         found: dict[int, EncodedVideo] = {}
         for at, visual, audio in zip(order, *streams, strict=True):

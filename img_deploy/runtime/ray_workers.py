@@ -9,7 +9,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from contextlib import suppress
 from typing import Any
 
 from img_deploy.errors import BackendError, ImgDeployError, InputError, one_line
@@ -26,33 +26,40 @@ RETRIES = 3
 
 
 class _Worker:
-    """What runs in an actor. A worker that died starts anew, and opens the bundle when the next item comes."""
+    """What runs in an actor. A worker that died starts anew, and opens the bundle when the next item comes.
 
-    def __init__(self, opening: list[Any]) -> None:
-        self._opening = opening
+    ``opening`` and ``made`` hold a reference each, to how the bundle is opened and to what makes the work. They come
+    with every call, and are fetched once.
+    """
+
+    def __init__(self) -> None:
+        self._predictor: Predictor | None = None
         self._made: Any = None
         self._work: Any = None
 
-    @cached_property
-    def predictor(self) -> Predictor:
+    def _opened(self, opening: list[Any]) -> Predictor:
         import ray
 
-        folder, rules, backend, threads = ray.get(self._opening[0])
-        bundle = Bundle.open(folder)
-        return Predictor(bundle, rules, choose(bundle, backend, threads))
+        if self._predictor is None:
+            here, folder, rules, backend, threads = ray.get(opening[0])
+            with suppress(OSError):  # another node may lack it, and have no need of it
+                os.chdir(here)  # what is read may lie at relative paths
+            bundle = Bundle.open(folder)
+            self._predictor = Predictor(bundle, rules, choose(bundle, backend, threads))
+        return self._predictor
 
-    def facts(self) -> tuple[str, str]:
-        return self.predictor.backend, str(self.predictor.choice)
+    def facts(self, opening: list[Any]) -> tuple[str, str]:
+        predictor = self._opened(opening)
+        return predictor.backend, str(predictor.choice)
 
-    def notes(self) -> dict[str, str]:
-        return dict(self.predictor.choice.backend.notes())
+    def notes(self, opening: list[Any]) -> dict[str, str]:
+        return dict(self._opened(opening).choice.backend.notes())
 
-    def do(self, made: list[Any], item: Any) -> Any:
-        """An item's result; ``made`` holds a reference to what makes the work, which is fetched once."""
+    def do(self, opening: list[Any], made: list[Any], item: Any) -> Any:
         import ray
 
         if made != self._made:
-            self._work, self._made = ray.get(made[0])(self.predictor), made
+            self._work, self._made = ray.get(made[0])(self._opened(opening)), made
         return self._work(item)
 
 
@@ -74,9 +81,9 @@ class RayWorkers:
             )
         options = {"num_cpus": threads, "num_gpus": int(gpus > 0), "max_restarts": -1, "max_task_retries": RETRIES}
         make = ray.remote(_Worker).options(**options).remote
-        self._opening = [ray.put((bundle.folder.resolve(), rules, backend, threads))]  # kept: a new worker asks again
-        self._actors = [make(self._opening) for _ in range(count or room)]
-        facts = {_result(one) for one in [actor.facts.remote() for actor in self._actors]}
+        self._opening = [ray.put((os.getcwd(), bundle.folder, rules, backend, threads))]
+        self._actors = [make() for _ in range(count or room)]
+        facts = {_result(one) for one in [actor.facts.remote(self._opening) for actor in self._actors]}
         if len({name for name, _ in facts}) > 1:
             names = ", ".join(sorted(name for name, _ in facts))
             raise BackendError(f"ray: the workers have chosen different backends ({names}); name one with --backend")
@@ -103,7 +110,7 @@ class RayWorkers:
                     most = 0
                     break
                 actor = free.popleft()
-                result = actor.do.remote(made, item)
+                result = actor.do.remote(self._opening, made, item)
                 busy[result] = actor
                 given.append((item, result))
             if not given:
@@ -117,7 +124,7 @@ class RayWorkers:
 
     def notes(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for notes in [actor.notes.remote() for actor in self._actors]:
+        for notes in [actor.notes.remote(self._opening) for actor in self._actors]:
             found |= _result(notes)
         return found
 
@@ -134,10 +141,15 @@ def _connected() -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks becomes another program
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+                # By default Ray would look for one that began here, and wait for it where it has died.
+                address = os.environ.get("RAY_ADDRESS", "local")
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = os.environ.get("RAY_ADDRESS", "this machine")
-            raise InputError(f"--engine ray: no cluster at {where} ({one_line(error, 160)})") from None
+            raise InputError(
+                f"--engine ray: no cluster at {where} ({one_line(error, 160)}); start one, or set RAY_AUTH_MODE=token "
+                "where it wants a token"
+            ) from None
     return ray
 
 

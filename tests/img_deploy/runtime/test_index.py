@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -233,6 +234,21 @@ def test_what_is_no_index_is_left_alone(indexed, run_cli, bundles, tmp_path):
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "cannot be opened as an index" in done.err
     assert ".rs:" not in done.err  # where in Lance's source it came up
+
+
+def test_a_damaged_index(indexed, run_cli, bundles, predictor):
+    """A lost or cut file of it would end in a traceback of Lance's."""
+    indexed()
+    opened = VideoIndex.open(indexed.path, predictor.bundle)
+    [file] = pathlib.Path(indexed.path, "data").iterdir()
+    content = file.read_bytes()
+    for damage in (lambda: file.write_bytes(content[:2000]), file.unlink):
+        damage()
+        with pytest.raises(FeatureError, match=r"cannot be read .*index the features anew"):
+            opened.encoded(["A"])
+        done = run_cli("infer", indexed.path, "-q", "w001", "--bundle", bundles["tiny_glove"])
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "cannot be opened as an index" in done.err
 
 
 def test_a_folder_that_is_no_index_is_said_to_be_none(features, predictor):

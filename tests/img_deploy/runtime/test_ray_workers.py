@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
@@ -103,18 +106,40 @@ def test_work_that_kills_every_worker_ends_the_run(two):
     assert "\n" not in str(caught.value)
 
 
-def test_from_the_command_line(cluster, run_cli, bundles, features):  # noqa: ARG001
-    """The options would do nothing, or answer otherwise."""
+def test_from_the_command_line(cluster, run_cli, bundles, features, monkeypatch):  # noqa: ARG001
+    """The options would do nothing, or answer otherwise, or find nothing at a path that is relative to this folder."""
     asked = ("infer", features.folder, "--bundle", bundles["tiny_glove"], "-q", "w001", "--backend", "torch")
     form = ("--format", "jsonl", "--quiet", "--threads", 1)
     one = run_cli(*asked, *form)
-    asked = ("infer", f"file://{features.folder}", *asked[2:])
-    ray = run_cli(*asked, *form, "--engine", "ray", "--workers", 1)
-    assert (one.code, ray.code, ray.err) == (0, 0, "")
-    assert one.out == ray.out
+    monkeypatch.chdir(features.folder.parent)
+    for place in (f"file://{features.folder}", features.folder.name):
+        asked = ("infer", place, *asked[2:])
+        ray = run_cli(*asked, *form, "--engine", "ray", "--workers", 1)
+        assert (one.code, ray.code, ray.err) == (0, 0, "")
+        assert one.out == ray.out
     many = run_cli(*asked, "--engine", "ray", "--workers", 9)
     assert (many.code, many.err.count("\n")) == (2, 1)
     assert "got 9 of 1 threads, but the cluster has room for 3" in many.err
+
+
+ALONE = """
+import sys
+from img_deploy.cli.main import main
+main(["infer", *sys.argv[1:], "-q", "w001", "--backend", "torch", "--quiet", "--engine", "ray", "--workers", "1"])
+"""
+
+
+def test_nothing_beside_the_answers(bundles, features):
+    """Each run would begin with a warning of Ray's, which writes past Python; or wait for a cluster that has died."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    command = [sys.executable, "-c", ALONE, str(features.folder), "--bundle", str(bundles["tiny_glove"])]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with TemporaryDirectory() as folder:  # names of sockets are short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+        environment |= {"RAY_TMPDIR": folder}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_ray(local, monkeypatch):
