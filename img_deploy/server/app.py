@@ -245,7 +245,7 @@ def remarks_of(found: Found) -> list[str]:
 def _tokens(rows: list[list[float]]) -> Any:
     if len(set(map(len, rows))) > 1:
         raise FeatureError("tokens: got rows of different widths, expected the same for each token")
-    return np.array(rows, np.float32)
+    return np.array(rows, float)
 
 
 class _GroundRoute(APIRoute):

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from img_deploy.durations import read_durations
-from img_deploy.errors import InputError
+from img_deploy.errors import ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.hardware import usable_cpus
 from img_deploy.runtime.index import VideoIndex
@@ -35,6 +35,7 @@ def serve(settings: ServerSettings) -> None:
 
     Raises:
         InputError, BackendError: something that the settings name is wrong or does not work.
+        ImgDeployError: it cannot listen at the address.
     """
     options: dict[str, Any] = {
         "host": settings.host,
@@ -46,6 +47,15 @@ def serve(settings: ServerSettings) -> None:
     }
     settings.token()  # refuses what is not safe before any work
     log_to_stderr()
+    try:
+        _run(settings, options)
+    except SystemExit:  # uvicorn's, with a code of its own
+        raise ImgDeployError(
+            f"--host {settings.host} --port {settings.port}: cannot listen there, the log above says why; give others"
+        ) from None
+
+
+def _run(settings: ServerSettings, options: dict[str, Any]) -> None:
     if settings.workers > 1:
         # What is wrong is refused here, once: workers that cannot start are started again without end.
         application_of(settings).state.predictor.close()

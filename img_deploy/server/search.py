@@ -30,7 +30,7 @@ FEW = 16
 class Question:
     """What a request asks: ``text`` of the ``videos`` (None: of all)."""
 
-    text: str | NDArray[np.float32]
+    text: str | NDArray[np.floating]
     """A sentence, or token features [N, Dt]."""
     sentence: str = ""
     """What token features stand for."""

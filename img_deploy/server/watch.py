@@ -36,10 +36,11 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Every logger's lines, uvicorn's too, as JSON on standard error."""
+    """Every logger's lines, uvicorn's too, and Python's warnings, as JSON on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
 
 
 class Metrics:

@@ -4,6 +4,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -96,6 +98,19 @@ def test_log_lines_are_json_with_the_requests_id(features, server_process):
     assert requests["/v1/videos/x"]["status"] == 405
     assert len(requests["/v1/bundle"]["request"]) == 32
     assert requests["/v1/bundle"]["ms"] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_address_that_is_taken_is_told_as_an_error(workers, bundles):
+    """A script would get a code that stands nowhere, and a user a log without an error."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "img_deploy.cli.main", "serve", "--bundle", bundles["tiny_glove"]]
+        command += ["--backend", "torch", "--port", str(port), "--workers", str(workers)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: --host 127.0.0.1 --port {port}: cannot listen there")
 
 
 @pytest.mark.parametrize(
