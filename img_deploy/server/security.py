@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import unquote, urlsplit
 
@@ -39,12 +40,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is not None:
-            await refuse(*refusal)(scope, receive, send)
-            return
         taken = 0
         due: float | None = asyncio.get_running_loop().time() + self.timeout
+        if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            due = None
 
         async def counted() -> Message:
             nonlocal taken, due
@@ -60,7 +59,20 @@ class Guard:
                 due = None  # what comes next is that the client goes away
             return message
 
-        await self.app(scope, counted, send)
+        async def heard(message: Message) -> None:
+            if due is None or message["type"] != "http.response.body" or message.get("more_body"):
+                await send(message)
+                return
+            # A client that still sends would not see its answer if the connection were closed now.
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    while (await receive()).get("more_body"):
+                        pass
+            await send({"type": "http.response.body"})
+
+        refusal = self._refusal(scope["path"], headers)
+        await (self.app if refusal is None else refuse(*refusal))(scope, counted, heard)
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")

@@ -4,8 +4,10 @@ import asyncio
 import socket
 import time
 
+import numpy as np
 import pytest
 
+from img_deploy.client import Client
 from img_deploy.errors import InputError
 from img_deploy.runtime.predictor import Predictor
 from img_deploy.server.settings import ServerSettings
@@ -85,6 +87,17 @@ def test_a_body_that_does_not_come_is_not_waited_for(kind, listening_server):
             reply = b"".join(iter(lambda: stream.recv(4096), b""))  # until the server closes it
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"within 0.5 s" in reply
+
+
+@pytest.mark.parametrize("most_body", [4096, 64 << 20])
+def test_a_client_that_still_sends_hears_why_not(most_body, listening_server, tmp_path):
+    """The connection would be reset under it: neither the limit nor the missing token would ever be told."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    with listening_server(token_file=file, most_body=most_body) as server:
+        client = Client(server.url, token=TOKEN if most_body == 4096 else None)
+        with pytest.raises(InputError, match="4096 bytes" if most_body == 4096 else "no valid token"):
+            client.add_video("large", np.ones((200_000, 24), np.float32))
 
 
 def test_without_the_token_nothing_is_told(features, served, tmp_path):
