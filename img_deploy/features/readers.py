@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,10 @@ _MOST_UNPACKED = 1 << 31
 """Bytes of an array in an archive, which a few packed bytes may promise: five days of SlowFast features."""
 
 
+_PARSING = Lock()
+"""Held while NumPy parses a header: Python's parser can fail (SystemError) where threads meet in it."""
+
+
 class _Header(NamedTuple):
     shape: tuple[int, ...]
     fortran: bool
@@ -79,7 +84,8 @@ def _header(stream: IO[bytes], size: int, where: str) -> _Header:
     read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(magic[6])
     if read is None:
         raise FeatureError(f"{where}: got .npy version {magic[6]}, expected 1 or 2")
-    shape, fortran, dtype = read(stream)
+    with _PARSING:
+        shape, fortran, dtype = read(stream)
     check_dtype(dtype, where)
     if any(axis < 0 for axis in shape):
         raise FeatureError(f"{where}: got shape {shape}, expected (clips, width)")

@@ -1,11 +1,14 @@
 import builtins
+import gc
 import io
 import os
 import pickle
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from img_deploy.errors import FeatureError
 from img_deploy.features.kinds import FeatureKind
 from img_deploy.features.prepare import prepare_tokens
 from img_deploy.features.readers import (
+    npy_from_bytes,
     npy_shape,
     npz_shape,
     pt_shape,
@@ -384,3 +388,41 @@ def test_pickle(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({"v_a": np.ones(3, np.float32)}))
     with pytest.raises(FeatureError, match=r"VGGish.pickle\[v_a\]: got shape"):
         read_pickle(path)
+
+
+class Cycle:
+    """Garbage that gives way to other threads when it is collected."""
+
+    def __init__(self):
+        self.own = self
+
+    def __del__(self):
+        time.sleep(0)
+
+
+def test_headers_are_read_in_several_threads():
+    """Now and then, where threads meet in Python's parser, a run over thousands of files would end in a SystemError."""
+    content = io.BytesIO()
+    np.save(content, np.zeros((4, 3), np.float32))
+    failed = []
+
+    def read():
+        for _ in range(200):
+            Cycle()
+            try:
+                npy_from_bytes(content.getvalue(), "x")
+            except SystemError as error:
+                failed.append(error)
+
+    before = gc.get_threshold()
+    try:
+        for threshold in range(3, 20):
+            gc.set_threshold(threshold)
+            threads = [Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        gc.set_threshold(*before)
+    assert failed == []
