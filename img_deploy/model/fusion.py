@@ -114,28 +114,43 @@ class SlotAttention(nn.Module):
             return mu + sigma * torch.randn(MODALITIES, batch, *self.noise.shape[1:], dtype=mu.dtype, device=mu.device)
         return (mu + sigma * self.noise[:, None]).expand(-1, batch, -1, -1)
 
-    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
-        return slot_attention(
-            visual,
-            audio,
-            mask,
-            self.start(visual.shape[0]),
-            self.norm_input_weight,
-            self.norm_input_bias,
-            self.norm_slots_weight,
-            self.norm_slots_bias,
-            self.norm_mlp_weight,
-            self.norm_mlp_bias,
-            self.qkv_weight,
-            self.qkv_bias,
-            self.gru_weight_ih,
-            self.gru_weight_hh,
-            self.gru_bias_ih,
-            self.gru_bias_hh,
-            self.mlp_weight,
-            self.mlp_bias,
-            self.iterations,
+    def folded(self) -> tuple[Tensor, ...]:
+        """The weights of ``slot_attention``, in its order, where a normalised clip x is its own key and value.
+
+        The keys' bias adds the same to a slot's scores of all clips, which the softmax does not see. The values' weight
+        and bias come after the mean of the clips, as its weights sum to one. So the keys' weight becomes part of the
+        query's and the values' part of the GRU's, and so do scale and shift of the LayerNorm before each product.
+        """
+        wide = torch.promote_types(self.qkv_weight.dtype, torch.float32)
+        own = {name: each.to(wide) for name, each in self.named_parameters(recurse=False)}
+        q, k, v = own["qkv_weight"].unflatten(1, (3, -1)).unbind(1)  # [2, D, D]
+        q_bias, _, v_bias = own["qkv_bias"].unflatten(1, (3, -1)).unbind(1)
+        (first, second), (first_bias, second_bias) = own["mlp_weight"].unbind(1), own["mlp_bias"].unbind(1)
+
+        def normed(name: str, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            """Weight and bias of a product with what LayerNorm ``name`` scales and shifts."""
+            shift = own[f"{name}_bias"][..., None]
+            return weight * own[f"{name}_weight"][:, None], torch.baddbmm(bias[..., None], weight, shift).squeeze(-1)
+
+        keys = k.transpose(1, 2) * (own["norm_input_weight"] * k.shape[-1] ** -0.5)[..., None]
+        query, query_bias = normed("norm_slots", q, q_bias)
+        values, v_bias = normed("norm_input", v, v_bias)
+        first, first_bias = normed("norm_mlp", first, first_bias)
+        ih = own["gru_weight_ih"]
+        folded = (
+            keys @ query,
+            (keys @ query_bias[..., None]).squeeze(-1),
+            ih @ values,
+            own["gru_weight_hh"],
+            torch.baddbmm(own["gru_bias_ih"][..., None], ih, v_bias[..., None]).squeeze(-1),
+            own["gru_bias_hh"],
+            torch.stack([first, second], dim=1),
+            torch.stack([first_bias, second_bias], dim=1),
         )
+        return tuple(each.to(self.qkv_weight.dtype) for each in folded)
+
+    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
+        return slot_attention(visual, audio, mask, self.start(visual.shape[0]), *self.folded(), self.iterations)
 
 
 class EventFusion(nn.Module):

@@ -110,7 +110,7 @@ class _Step:
         if isinstance(fusion.event, EventFusion):
             attention = fusion.event.slot_attention
             slots = attention.start(x.shape[1])
-            slots = ops.slot_attention(x, self.clips.added, slots, _own(attention), attention.iterations)
+            slots = ops.slot_attention(x, self.clips.added, slots, attention.folded(), attention.iterations)
             event = self.attend("events", x, slots, None)
         if isinstance(fusion.whole, GlobalFusion):
             whole = ops.global_fusion(x, self.clips.added, _own(fusion.whole), self.p)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from img_deploy.kernels.dtypes import MASKED
 from img_deploy.kernels.functional import LAYER_NORM_EPS, dropout
-from img_deploy.kernels.slot_attention.reference import SLOT_NORM_EPS
+from img_deploy.kernels.slot_attention.reference import normalised
 from img_deploy.kernels.word_embedding.reference import CHAR_WIDTHS, MIN_CHARS, inside_windows
 
 Weights = dict[str, Tensor]
@@ -167,28 +167,23 @@ def global_fusion(x: Tensor, masked: Tensor, weights: Weights, p: float) -> Tens
     return linear(hidden, weights["proj_weight"], weights["proj_bias"])
 
 
-def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Weights, iterations: int) -> Tensor:
-    """Both streams [2, B, L, D], slots to start from [2, B, K, D] -> [2, B, K, D]."""
-    dim, eps = x.shape[-1], SLOT_NORM_EPS
-    normed = layer_norm(x, weights["norm_input_weight"], weights["norm_input_bias"], eps)
-    split = [each.split([dim, 2 * dim], dim=1) for each in (weights["qkv_weight"], weights["qkv_bias"])]
-    (q_weight, kv_weight), (q_bias, kv_bias) = split
-    k, v = linear(normed, kv_weight, kv_bias).flatten(0, 1).chunk(2, dim=-1)  # [2B, L, D]
-    k = (k * dim**-0.5).transpose(1, 2)
-    (first, second), (first_bias, second_bias) = weights["mlp_weight"].unbind(1), weights["mlp_bias"].unbind(1)
+def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Sequence[Tensor], iterations: int) -> Tensor:
+    """Both streams [2, B, L, D], slots to start from [2, B, K, D], the op's weights -> [2, B, K, D]."""
+    query, query_bias, ih, hh, ih_bias, hh_bias, mlp, mlp_bias = weights
+    (first, second), (first_bias, second_bias) = mlp.unbind(1), mlp_bias.unbind(1)
+    clips = normalised(x).flatten(0, 1)  # [2B, L, D]
     state = slots.float()
     for _ in range(iterations):
-        query = layer_norm(state, weights["norm_slots_weight"], weights["norm_slots_bias"], eps).to(x.dtype)
-        scores = torch.bmm(linear(query, q_weight, q_bias).flatten(0, 1), k).float()  # [2B, K, L]
+        asked = linear(normalised(state).to(x.dtype), query, query_bias).flatten(0, 1)
+        scores = torch.bmm(asked, clips.transpose(1, 2)).float()  # [2B, K, L]
         scores = scores.view(*slots.shape[:3], -1) + masked[:, None]
-        update = torch.bmm(torch.softmax(scores, dim=-1).to(x.dtype).flatten(0, 1), v).view(slots.shape)
-        given = linear(update, weights["gru_weight_ih"], weights["gru_bias_ih"]).float()
-        recalled = linear(state.to(x.dtype), weights["gru_weight_hh"], weights["gru_bias_hh"]).float()
-        (given, n_x), (recalled, n_h) = (each.split([2 * dim, dim], dim=-1) for each in (given, recalled))
+        mean = torch.bmm(torch.softmax(scores, dim=-1).to(x.dtype).flatten(0, 1), clips).view(slots.shape)
+        given, recalled = linear(mean, ih, ih_bias).float(), linear(state.to(x.dtype), hh, hh_bias).float()
+        (given, n_x), (recalled, n_h) = (each.split([2 * x.shape[-1], x.shape[-1]], dim=-1) for each in (given, recalled))
         reset, stay = torch.sigmoid(given + recalled).chunk(2, dim=-1)
         state = torch.lerp(torch.tanh(torch.addcmul(n_x, reset, n_h)), state, stay)
-        hidden = layer_norm(state, weights["norm_mlp_weight"], weights["norm_mlp_bias"], eps).to(x.dtype)
-        state = state + linear(F.relu(linear(hidden, first, first_bias)), second, second_bias).float()
+        hidden = F.relu(linear(normalised(state).to(x.dtype), first, first_bias))
+        state = state + linear(hidden, second, second_bias).float()
     return state.to(x.dtype)
 
 

@@ -2,64 +2,49 @@
 
 from typing import Any
 
+import numpy as np
+
 from img_deploy.kernels.lowering import Call, NodeForm
-from img_deploy.kernels.onnx_nodes import Nodes, linear, masked_softmax, norm, swap
+from img_deploy.kernels.onnx_nodes import Nodes, linear, masked_softmax, swap
 from img_deploy.kernels.op import tensor_names
 from img_deploy.kernels.plugin_form import Output, PluginForm, Sizes, Variant, ceil_div, number_of, reference_of
 from img_deploy.kernels.plugin_names import PluginName
 from img_deploy.kernels.slot_attention.reference import SLOT_NORM_EPS
 
 CLIPS = ("batch", "length", None)
+PRODUCTS = ("query_weight", "gru_weight_ih", "gru_weight_hh")
 
 
 def node_form(call: Call) -> NodeForm:
     axes = {"visual": CLIPS, "audio": CLIPS, "mask": ("batch", "length"), "slots": (None, "batch", None, None)}
-    return NodeForm(f"ImgSlotAttention{call.values['iterations']}", axes)
+    return NodeForm(f"ImgEventSlots{call.values['iterations']}", axes)
 
 
 def body(op: Nodes, call: Call, given: Any) -> Any:
-    """The ONNX body. Keys and values are never formed, as in the kernel: their weights are part of what comes before
-    and after. The scale of the scores is part of the query's weights, and the state is float32.
-    """
-    slots, dim = call.size("slots", 2), call.size("qkv_weight", 2)
+    """The ONNX body; the state is float32."""
+    slots, dim = call.size("slots", 2), call.size("query_weight", 2)
+    ones = op.constant(np.ones(dim, np.float32))
+
+    def normed(wide: Any) -> Any:
+        return op.to_storage(op.LayerNormalization(wide, ones, axis=-1, epsilon=SLOT_NORM_EPS))
+
     refined = []
     for m, x in enumerate((given.visual, given.audio)):
         own = op.at(given, m)
-
-        def normed(values: Any, name: str, own: Any = own) -> Any:
-            return op.to_storage(norm(op, values, own(f"{name}_weight"), own(f"{name}_bias"), SLOT_NORM_EPS))
-
-        query, gates = _folded(op, own, dim)
-        clips = normed(op.to_wide(x), "norm_input")  # [B, L, D]
+        query, ih, hh = ([own(weight), own(weight.replace("weight", "bias"))] for weight in PRODUCTS)
         first, second = ([op.part(own(name), layer) for name in ("mlp_weight", "mlp_bias")] for layer in range(2))
+        clips = normed(op.to_wide(x))  # [B, L, D]
         state = op.Reshape(op.to_wide(own("slots")), [-1, dim])  # [B * K, D]
         for _ in range(given.iterations):
-            asked = op.Reshape(linear(op, normed(state, "norm_slots"), *query), [-1, slots, dim])
+            asked = op.Reshape(linear(op, normed(state), *query), [-1, slots, dim])
             scores = op.to_wide(op.MatMul(asked, swap(op, clips)))  # [B, K, L]
-            mean = op.MatMul(masked_softmax(op, scores, given.mask, (1,)), clips)  # [B, K, D]
-            hidden_gates = linear(op, op.to_storage(state), own("gru_weight_hh"), own("gru_bias_hh"))
-            state = _next_state(op, linear(op, op.Reshape(mean, [-1, dim]), *gates), hidden_gates, state, dim)
-            hidden = op.Relu(linear(op, normed(state, "norm_mlp"), *first))
+            mean = op.Reshape(op.MatMul(masked_softmax(op, scores, given.mask, (1,)), clips), [-1, dim])
+            of_mean, of_state = linear(op, mean, *ih), linear(op, op.to_storage(state), *hh)
+            state = _next_state(op, of_mean, of_state, state, dim)
+            hidden = op.Relu(linear(op, normed(state), *first))
             state = op.Add(state, op.to_wide(linear(op, hidden, *second)))
         refined.append(op.Reshape(op.to_storage(state), [1, -1, slots, dim]))
     return op.Concat(*refined, axis=0)
-
-
-def _folded(op: Nodes, own: Any, dim: int) -> Any:
-    """Weight and bias from a slot to what a clip's score is the product with, and from a mean of clips to gates."""
-    weights, biases = op.to_wide(own("qkv_weight")), op.to_wide(own("qkv_bias"))
-    (q_weight, q_bias), (k_weight, _), (v_weight, v_bias) = (
-        (op.cut(weights, part, dim), op.cut(biases, part, dim)) for part in range(3)
-    )
-    keys = op.Mul(op.Transpose(k_weight, perm=[1, 0]), op.floats(dim**-0.5))
-    ih_weight, ih_bias = op.to_wide(own("gru_weight_ih")), op.to_wide(own("gru_bias_ih"))
-
-    def product(matrix: Any, vector: Any) -> Any:
-        return op.Squeeze(op.MatMul(matrix, op.Unsqueeze(vector, [1])), [1])
-
-    query = op.MatMul(keys, q_weight), product(keys, q_bias)
-    gates = op.MatMul(ih_weight, v_weight), op.Add(product(ih_weight, v_bias), ih_bias)
-    return tuple(map(op.to_storage, query)), tuple(map(op.to_storage, gates))
 
 
 def _next_state(op: Nodes, of_input: Any, of_state: Any, state: Any, dim: int) -> Any:

@@ -1,10 +1,5 @@
 """Slot attention of both modalities in one launch: all iterations, attention, GRU cell and MLP.
 
-Keys and values are never formed. With k = Wk x + bk and v = Wv x + bv, a slot's scores are (q Wk) x plus a number that
-is the same for every clip, which the softmax over clips does not see; and its update is Wv (sum of a x) + bv, because
-the weights a sum to one. So the clips are only normalised, and two products of [clips, D] with [D, D] are replaced by
-two of [slots, D] with [D, D] per iteration.
-
 Two kernels: ``slot_attention_rows`` for fp16 and bf16 (``rows.py``; tensor cores, the slots of one modality of one
 sample are the rows of a tile) and ``slot_attention_one_slot`` for fp32 (plain fp32 products; one slot per program, as
 the softmax runs over clips and slots do not meet), which takes the other types as well.
@@ -23,7 +18,7 @@ from img_deploy.kernels.aot import AotCase
 from img_deploy.kernels.launch import STORAGE_DTYPES, Shapes, check_inputs, padded
 from img_deploy.kernels.matvec import LOG2_E, in_chunks, load_weight, next_state, product
 from img_deploy.kernels.slot_attention.rows import EPS, slot_attention_rows
-from img_deploy.kernels.tiles import layer_norm, load_rows, load_vector, mask_scores
+from img_deploy.kernels.tiles import load_rows, load_vector, mask_scores
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 
 LARGEST_DIM = 128
@@ -31,12 +26,17 @@ LARGEST_DIM = 128
 
 
 @triton.jit
-def layer_norm_vector(vector, weight_ptr, bias_ptr, column, D: tl.constexpr):
-    """LayerNorm of an fp32 vector [BLOCK_D]; 0 from D on."""
-    real = column < D
-    centred = tl.where(real, vector - tl.sum(vector, axis=0) / D, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / D + EPS)
-    return centred * scale * load_vector(weight_ptr, column, real) + load_vector(bias_ptr, column, real)
+def normalised_vector(x, column, D: tl.constexpr):
+    """LayerNorm without scale and shift of a float32 vector [BLOCK_D]; 0 from D on."""
+    centred = tl.where(column < D, x - tl.sum(x, axis=0) / D, 0.0)
+    return centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / D + EPS)
+
+
+@triton.jit
+def normalised(x, column, D: tl.constexpr):
+    """The same of rows [N, BLOCK_D]."""
+    centred = tl.where((column < D)[None, :], x - tl.sum(x, axis=1)[:, None] / D, 0.0)
+    return centred * tl.rsqrt(tl.sum(centred * centred, axis=1) / D + EPS)[:, None]
 
 
 @triton.jit
@@ -48,18 +48,15 @@ def linear_vector(vector, weight_ptr, bias_ptr, column, D: tl.constexpr, BLOCK_K
 
 
 @triton.jit
-def attend_one(
-    query, x_ptr, mask_ptr, norm_weight_ptr, norm_bias_ptr, length, column, D: tl.constexpr, BLOCK_L: tl.constexpr
-):
-    """Mean of the normalised clips x [length, D], weighted by softmax(query · clip / sqrt(D)) over the real ones."""
+def attend_one(query, x_ptr, mask_ptr, length, column, D: tl.constexpr, BLOCK_L: tl.constexpr):
+    """Mean of the normalised clips x [length, D], weighted by softmax(query · clip) over the real ones."""
     top, total = float("-inf"), 0.0
     mean = tl.zeros([BLOCK_L, query.shape[0]], tl.float32)
     for first in range(0, length, BLOCK_L):
         clip = first + tl.arange(0, BLOCK_L)
-        x = load_rows(x_ptr, clip, length, column, column < D, D).to(tl.float32)
-        x = layer_norm(x, norm_weight_ptr, norm_bias_ptr, column, column < D, D, EPS)
+        x = normalised(load_rows(x_ptr, clip, length, column, column < D, D).to(tl.float32), column, D)
         real = tl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
-        score = tl.sum(x * query[None, :], axis=1) * (LOG2_E * D**-0.5)  # in powers of two
+        score = tl.sum(x * query[None, :], axis=1) * LOG2_E  # in powers of two
         score = mask_scores(score, real, clip < length)
         new_top = tl.maximum(top, tl.max(score, axis=0))
         share, kept = tl.exp2(score - new_top), tl.exp2(top - new_top)
@@ -75,14 +72,8 @@ def slot_attention_one_slot(
     audio_ptr,  # [B, L, D]
     mask_ptr,  # [B, L] bool
     slots_ptr,  # [2, B, K, D]
-    norm_input_weight_ptr,  # [2, D]; so are the next five
-    norm_input_bias_ptr,
-    norm_slots_weight_ptr,
-    norm_slots_bias_ptr,
-    norm_mlp_weight_ptr,
-    norm_mlp_bias_ptr,
-    qkv_weight_ptr,  # [2, 3D, D]
-    qkv_bias_ptr,  # [2, 3D]
+    query_weight_ptr,  # [2, D, D]
+    query_bias_ptr,  # [2, D]
     gru_weight_ih_ptr,  # [2, 3D, D]
     gru_weight_hh_ptr,  # [2, 3D, D]
     gru_bias_ih_ptr,  # [2, 3D]
@@ -104,39 +95,29 @@ def slot_attention_one_slot(
     own = ((modality * batch + sample) * count + slot).to(tl.int64) * D
     x_ptr = tl.where(modality == 0, visual_ptr, audio_ptr) + sample.to(tl.int64) * length * D
     mask_ptr += sample.to(tl.int64) * length
-    norm = modality * D
-    norm_x_weight, norm_x_bias = norm_input_weight_ptr + norm, norm_input_bias_ptr + norm
-    norm_slots_weight, norm_slots_bias = norm_slots_weight_ptr + norm, norm_slots_bias_ptr + norm
-    norm_mlp_weight, norm_mlp_bias = norm_mlp_weight_ptr + norm, norm_mlp_bias_ptr + norm
+    of_query, query_bias = query_weight_ptr + modality * D * D, query_bias_ptr + modality * D
     three, two = modality * 3 * D, modality * 2 * D
-    qkv, qkv_bias = qkv_weight_ptr + three * D, qkv_bias_ptr + three
     ih, ih_bias = gru_weight_ih_ptr + three * D, gru_bias_ih_ptr + three
     hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
     mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
-    square = (column < D)[:, None] & (column < D)[None, :]
 
     state = load_vector(slots_ptr + own, column, column < D)
     turn = 0
     while turn < ITERATIONS:  # a ``for`` loop would have the compiler read all weights before it, and spill them
-        normed = layer_norm_vector(state, norm_slots_weight, norm_slots_bias, column, D)
-        query = linear_vector(normed, qkv, qkv_bias, column, D, BLOCK_K)
-        keys = tl.load(qkv + D * D + column[:, None] * D + column[None, :], mask=square, other=0.0).to(tl.float32)
-        query = tl.sum(keys * query[:, None], axis=0)
-        mean = attend_one(query, x_ptr, mask_ptr, norm_x_weight, norm_x_bias, length, column, D, BLOCK_L)
-        update = linear_vector(mean, qkv + 2 * D * D, qkv_bias + 2 * D, column, D, BLOCK_K)
+        query = linear_vector(normalised_vector(state, column, D), of_query, query_bias, column, D, BLOCK_K)
+        mean = attend_one(query, x_ptr, mask_ptr, length, column, D, BLOCK_L)
 
         r_sum, z_sum = tl.zeros_like(state), tl.zeros_like(state)
         n_x, n_h = tl.zeros_like(state), tl.zeros_like(state)
         for gate in range(3):  # r, z, n
-            n_x = linear_vector(update, ih + gate * D * D, ih_bias + gate * D, column, D, BLOCK_K)
+            n_x = linear_vector(mean, ih + gate * D * D, ih_bias + gate * D, column, D, BLOCK_K)
             n_h = linear_vector(state, hh + gate * D * D, hh_bias + gate * D, column, D, BLOCK_K)
             r_sum = tl.where(gate == 0, n_x + n_h, r_sum)
             z_sum = tl.where(gate == 1, n_x + n_h, z_sum)
         state = next_state(state, r_sum, z_sum, n_x, n_h)
 
-        normed = layer_norm_vector(state, norm_mlp_weight, norm_mlp_bias, column, D)
-        hidden = tl.maximum(linear_vector(normed, mlp, mlp_bias, column, D, BLOCK_K), 0.0)
-        state += linear_vector(hidden, mlp + D * D, mlp_bias + D, column, D, BLOCK_K)
+        hidden = linear_vector(normalised_vector(state, column, D), mlp, mlp_bias, column, D, BLOCK_K)
+        state += linear_vector(tl.maximum(hidden, 0.0), mlp + D * D, mlp_bias + D, column, D, BLOCK_K)
         turn += 1
     tl.store(out_ptr + own + column, state.to(out_ptr.dtype.element_ty), mask=column < D)
 
@@ -180,15 +161,13 @@ def constants(dim: int, iterations: int) -> dict[str, int]:
 
 
 def shapes(batch: int, length: int, dim: int, count: int) -> Shapes:
-    norm_names = [f"norm_{where}_{part}" for where in ("input", "slots", "mlp") for part in ("weight", "bias")]
     return {
         "visual": (batch, length, dim),
         "audio": (batch, length, dim),
         "mask": (batch, length),
         "slots": (2, batch, count, dim),
-        **dict.fromkeys(norm_names, (2, dim)),
-        "qkv_weight": (2, 3 * dim, dim),
-        "qkv_bias": (2, 3 * dim),
+        "query_weight": (2, dim, dim),
+        "query_bias": (2, dim),
         "gru_weight_ih": (2, 3 * dim, dim),
         "gru_weight_hh": (2, 3 * dim, dim),
         "gru_bias_ih": (2, 3 * dim),

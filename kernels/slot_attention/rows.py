@@ -32,30 +32,30 @@ def _vector(base_ptr, column, D: tl.constexpr):
 
 
 @gluon.jit
-def _layer_norm(tile, weight_ptr, bias_ptr, column, D: tl.constexpr):
-    """LayerNorm of each row, float32; 0 from column D on."""
+def _normalised(tile, column, D: tl.constexpr):
+    """LayerNorm of each row without scale and shift, float32; 0 from column D on."""
     mean = gl.sum(tile, axis=1) / D
     centred = gl.where((column < D)[None, :], tile - mean[:, None], 0.0)
-    scale = gl.rsqrt(gl.sum(centred * centred, axis=1) / D + EPS)
-    return centred * scale[:, None] * _vector(weight_ptr, column, D) + _vector(bias_ptr, column, D)
+    return centred * gl.rsqrt(gl.sum(centred * centred, axis=1) / D + EPS)[:, None]
 
 
 @gluon.jit
-def _normed(tile, shared, weight_ptr, bias_ptr, column, D: tl.constexpr, LEFT: tl.constexpr, PART: tl.constexpr):
-    """The same of a tile whose rows also lie in ``shared`` memory: a warp sums whole rows, and no thread waits."""
-    ROW: tl.constexpr = gl.SliceLayout(1, tile.type.layout)
-    sums = gl.zeros([tile.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
-    for part in gl.static_range(tile.shape[1] // PART):
+def _normalised_times(shared, parts, none, D: tl.constexpr, LEFT: tl.constexpr, PART: tl.constexpr):
+    """The same of the tile in ``shared`` memory, times a ``_weight``: a warp has whole rows, and no thread waits."""
+    sums = gl.zeros([none.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
+    for part in gl.static_range(len(parts)):
         sums += gl.sum(shared.slice(part * PART, PART, dim=1).load(LEFT), axis=1)
-    mean, squares = sums / D, gl.zeros([tile.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
-    for part in gl.static_range(tile.shape[1] // PART):
+    mean, squares = sums / D, gl.zeros_like(sums)
+    for part in gl.static_range(len(parts)):
         inner = part * PART + gl.arange(0, PART, gl.SliceLayout(0, LEFT))
         centred = shared.slice(part * PART, PART, dim=1).load(LEFT) - mean[:, None]
         centred = gl.where((inner < D)[None, :], centred, 0.0)
         squares += gl.sum(centred * centred, axis=1)
-    scale = gl.convert_layout(gl.rsqrt(squares / D + EPS), ROW)
-    centred = gl.where((column < D)[None, :], tile - gl.convert_layout(mean, ROW)[:, None], 0.0)
-    return centred * scale[:, None] * _vector(weight_ptr, column, D) + _vector(bias_ptr, column, D)
+    scale, acc = gl.rsqrt(squares / D + EPS), none
+    for part in gl.static_range(len(parts)):
+        centred = shared.slice(part * PART, PART, dim=1).load(LEFT) - mean[:, None]
+        acc += mma_v2((centred * scale[:, None]).to(parts[part].dtype), parts[part], none)
+    return acc
 
 
 @gluon.jit
@@ -116,9 +116,7 @@ def _gates(
 
 
 @gluon.jit
-def _normalise_clips(
-    x_ptr, weight_ptr, bias_ptr, first, length, clips, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr
-):
+def _normalise_clips(x_ptr, first, length, clips, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_L: tl.constexpr):
     """Write ``BLOCK_L`` normalised clips to shared memory, zeros past the last."""
     LANES: tl.constexpr = min(32, BLOCK_D // 8)  # threads of a row
     ROWS: tl.constexpr = gl.BlockedLayout([1, 8], [32 // LANES, LANES], [gl.num_warps(), 1], [1, 0])
@@ -128,7 +126,7 @@ def _normalise_clips(
         clip = first + part * SOME + gl.arange(0, SOME, gl.SliceLayout(1, ROWS))
         inside = (clip < length)[:, None] & (column < D)[None, :]
         x = gl.load(x_ptr + clip[:, None] * D + column[None, :], mask=inside, other=0.0).to(gl.float32)
-        clips.slice(part * SOME, SOME).store(_layer_norm(x, weight_ptr, bias_ptr, column, D).to(clips.dtype))
+        clips.slice(part * SOME, SOME).store(_normalised(x, column, D).to(clips.dtype))
 
 
 @gluon.jit(do_not_specialize=["batch", "length", "count"])
@@ -137,14 +135,8 @@ def slot_attention_rows(
     audio_ptr,  # [B, L, D]
     mask_ptr,  # [B, L] bool
     slots_ptr,  # [2, B, K, D]
-    norm_input_weight_ptr,  # [2, D]; so are the next five
-    norm_input_bias_ptr,
-    norm_slots_weight_ptr,
-    norm_slots_bias_ptr,
-    norm_mlp_weight_ptr,
-    norm_mlp_bias_ptr,
-    qkv_weight_ptr,  # [2, 3D, D]
-    qkv_bias_ptr,  # [2, 3D]
+    query_weight_ptr,  # [2, D, D]
+    query_bias_ptr,  # [2, D]
     gru_weight_ih_ptr,  # [2, 3D, D]
     gru_weight_hh_ptr,  # [2, 3D, D]
     gru_bias_ih_ptr,  # [2, 3D]
@@ -181,52 +173,37 @@ def slot_attention_rows(
     x_ptr = visual_ptr if modality == 0 else audio_ptr
     x_ptr += sample.to(gl.int64) * length * D
     mask_ptr += sample.to(gl.int64) * length
-    norm_x_weight, norm_x_bias = norm_input_weight_ptr + modality * D, norm_input_bias_ptr + modality * D
-
-    # The keys' weight is no transpose: it goes through shared memory once and then stays in registers.
-    staged = gl.allocate_shared_memory(dtype, [BLOCK_D, BLOCK_D], SHARED)
-    ACROSS: tl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [gl.num_warps(), 1], [1, 0])
-    row, over = gl.arange(0, BLOCK_D, gl.SliceLayout(1, ACROSS)), gl.arange(0, BLOCK_D, gl.SliceLayout(0, ACROSS))
-    square = (row < D)[:, None] & (over < D)[None, :]
-    staged.store(
-        gl.load(qkv_weight_ptr + (modality * 3 + 1) * D * D + row[:, None] * D + over[None, :], mask=square, other=0.0)
-    )
-    keys = staged.load(FAR)
+    # The same in every turn: it stays in registers.
+    of_query = _weight(query_weight_ptr + modality * D * D, D, BLOCK_D, RIGHT, PART)
+    query_bias = _vector(query_bias_ptr + modality * D, column, D)
 
     clips = gl.allocate_shared_memory(dtype, [BLOCK_L, BLOCK_D], SHARED)
     even = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
     odd = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
     if length <= BLOCK_L:
-        _normalise_clips(x_ptr, norm_x_weight, norm_x_bias, 0, length, clips, D, BLOCK_D, BLOCK_L)
+        _normalise_clips(x_ptr, 0, length, clips, D, BLOCK_D, BLOCK_L)
     none = gl.zeros([ROWS, BLOCK_D], gl.float32, TILE)
     state = gl.load(slots_ptr + own[:, None] * D + column[None, :], mask=inside, other=0.0).to(gl.float32)
     turn = 0
     while turn < ITERATIONS:
         # The same in every turn, which the compiler cannot see: it would hold all addresses in registers, and spill.
         which = gl.where(length + turn >= 0, modality, 0)
-        norm_slots_weight, norm_slots_bias = norm_slots_weight_ptr + which * D, norm_slots_bias_ptr + which * D
-        norm_mlp_weight, norm_mlp_bias = norm_mlp_weight_ptr + which * D, norm_mlp_bias_ptr + which * D
         three, two = which * 3 * D, which * 2 * D
-        qkv, qkv_bias = qkv_weight_ptr + three * D, qkv_bias_ptr + three
         ih, ih_bias = gru_weight_ih_ptr + three * D, gru_bias_ih_ptr + three
         hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
         mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
 
         whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
-        even.store(_normed(state, whole, norm_slots_weight, norm_slots_bias, column, D, LEFT, PART).to(dtype))
+        query = _normalised_times(whole, of_query, none, D, LEFT, PART) + query_bias
+        even.store((query * LOG2_E).to(dtype))  # scores in powers of two
         r, z, n_h = _gates(whole, hh, hh_bias, column, none, none, none, D, LEFT, RIGHT, GATE)
-        weight = _weight(qkv, D, BLOCK_D, RIGHT, PART)
-        query = _times(even, weight, none, LEFT, PART) + _vector(qkv_bias, column, D)
-        odd.store(query.to(dtype))
-        folded = mma_v2(odd.load(NEAR), keys, none) * (LOG2_E * D**-0.5)  # scores in powers of two
-        even.store(folded.to(dtype))
 
         top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
         total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, TILE))
         mean = none
         for first in range(0, length, BLOCK_L):
             if length > BLOCK_L:
-                _normalise_clips(x_ptr, norm_x_weight, norm_x_bias, first, length, clips, D, BLOCK_D, BLOCK_L)
+                _normalise_clips(x_ptr, first, length, clips, D, BLOCK_D, BLOCK_L)
             clip = first + gl.arange(0, BLOCK_L, gl.SliceLayout(0, TILE))
             real = gl.load(mask_ptr + clip, mask=clip < length, other=0) != 0
             score = gl.zeros([ROWS, BLOCK_L], gl.float32, TILE)
@@ -242,18 +219,14 @@ def slot_attention_rows(
             total = total * kept + added
             mean = mma_v2(share, clips.load(FAR), mean * kept[:, None])
             top = new_top
-        weight = _weight(qkv + 2 * D * D, D, BLOCK_D, RIGHT, PART)
         odd.store((mean / total[:, None]).to(dtype))
-        update = _times(odd, weight, none, LEFT, PART) + _vector(qkv_bias + 2 * D, column, D)
-        even.store(update.to(dtype))
-        r, z, n_x = _gates(even, ih, ih_bias, column, r, z, none, D, LEFT, RIGHT, GATE)
+        r, z, n_x = _gates(odd, ih, ih_bias, column, r, z, none, D, LEFT, RIGHT, GATE)
         candidate = 2 * _sigmoid(2 * (n_x + _sigmoid(r) * n_h)) - 1  # tanh
         state = candidate + _sigmoid(z) * (state - candidate)
 
         weight = _weight(mlp, D, BLOCK_D, RIGHT, PART)
         whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
-        odd.store(_normed(state, whole, norm_mlp_weight, norm_mlp_bias, column, D, LEFT, PART).to(dtype))
-        hidden = _times(odd, weight, none, LEFT, PART) + _vector(mlp_bias, column, D)
+        hidden = _normalised_times(whole, weight, none, D, LEFT, PART) + _vector(mlp_bias, column, D)
         weight = _weight(mlp + D * D, D, BLOCK_D, RIGHT, PART)
         even.store(gl.maximum(hidden, 0.0).to(dtype))
         state += _times(even, weight, none, LEFT, PART) + _vector(mlp_bias + D, column, D)

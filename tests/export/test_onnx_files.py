@@ -103,7 +103,7 @@ def test_plugin_nodes(exported):
         "ImgLocalFusion",
         "ImgGlobalFusion",
         "ImgQueryAttention",
-        "ImgSlotAttention",
+        "ImgEventSlots",
         "ImgImportance",
         "ImgGate",
         "ImgBoundaryLogits",

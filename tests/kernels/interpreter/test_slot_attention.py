@@ -39,21 +39,18 @@ CASES = [
 def arguments(draw: Callable, dim: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """All weights in the schema's order, of the size a trained network has."""
 
-    def norm() -> tuple[Tensor, Tensor]:
-        return draw(2, dim, dtype=dtype, scale=0.2) + 1, draw(2, dim, dtype=dtype, scale=0.2)
-
     def weight(*shape: int) -> Tensor:
         return draw(*shape, dtype=dtype, scale=dim**-0.5)
 
-    norms = [part for _ in range(3) for part in norm()]
-    qkv = weight(2, 3 * dim, dim), weight(2, 3 * dim)
+    # Of the query's and the keys' weights, and the scale of the scores.
+    query = draw(2, dim, dim, dtype=dtype, scale=1 / dim), draw(2, dim, dtype=dtype, scale=1 / dim)
     gru = weight(2, 3 * dim, dim), weight(2, 3 * dim, dim), weight(2, 3 * dim), weight(2, 3 * dim)
-    return (*norms, *qkv, *gru, weight(2, 2, dim, dim), weight(2, 2, dim))
+    return (*query, *gru, weight(2, 2, dim, dim), weight(2, 2, dim))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[6]}-{case[5]}-K{case[0]}-D{case[1]}-L{case[2]}")
 def test_slots(case: tuple, draw: Callable, ragged_mask: Callable, in_float64: Callable, check_close: Callable) -> None:
-    """A product, norm, gate, mask or modality goes wrong, or a slot is left unwritten."""
+    """A product, LayerNorm, gate, mask or modality goes wrong, or a slot is left unwritten."""
     count, dim, length, own, iterations, dtype, variant = case
     visual, audio = (draw(len(own), length, dim, dtype=STORAGE_DTYPES[dtype]) * 2 + 0.5 for _ in range(2))
     mask = ragged_mask(own, length)
@@ -81,8 +78,8 @@ def test_wrong_shapes_are_refused(draw: Callable, ragged_mask: Callable) -> None
     """A weight of another size is read past its end."""
     visual = draw(1, 4, 32, dtype=torch.float32)
     slots, weights = draw(2, 1, 3, 32, dtype=torch.float32), list(arguments(draw, 32, torch.float32))
-    weights[6] = weights[6][:, :64]
-    with pytest.raises(ValueError, match="qkv_weight"):
+    weights[2] = weights[2][:, :64]
+    with pytest.raises(ValueError, match="gru_weight_ih"):
         slot_attention(visual, visual, ragged_mask([4], 4), slots, *weights, 3)
     wide = draw(1, 4, 256, dtype=torch.float32)
     with pytest.raises(ValueError, match="256"):

@@ -20,8 +20,8 @@ class PackedNetwork:
     """The four deployed modules of a network in one precision on one device; the network given is not changed.
 
     What the kernels take lies ready after this: query, key and value weights one below the other, the GRU stacks side
-    by side, both modalities of a fusion in one tensor, the slots that slot attention starts from computed, every tensor
-    contiguous and in the storage dtype.
+    by side, both modalities of a fusion in one tensor, the slots that slot attention starts from computed, its weights folded,
+    every tensor contiguous and in the storage dtype.
 
     Args:
         network: owner of the weights.
@@ -33,15 +33,12 @@ class PackedNetwork:
         self.precision, self.device = precision, torch.device(device)
         self.storage: torch.dtype = getattr(torch, ELEMENT_TYPES[precision].torch)
         twin = deepcopy(network).eval().requires_grad_(False)
-        start = None
         if isinstance(twin.fusion.event, EventFusion):
             # Before the weights are rounded: a rounded sum of rounded terms would be off twice.
-            start = twin.fusion.event.slot_attention.start(1).to(self.device, self.storage)
+            _compute_once(twin.fusion.event.slot_attention, self.device, self.storage)
         self.network = twin.to(self.device, self.storage)
         for tensor in (*self.network.parameters(), *self.network.buffers()):
             tensor.data = tensor.data.contiguous()
-        if start is not None:
-            _start_from(cast(EventFusion, self.network.fusion.event).slot_attention, start)
 
     def __call__(self, graph: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         """Outputs of one of ``GRAPH_NAMES`` or of ``PAIR``, through the kernels."""
@@ -58,6 +55,8 @@ class PackedNetwork:
         return grounded
 
 
-def _start_from(attention: SlotAttention, slots: Tensor) -> None:
-    """Let every sample start from ``slots`` [2, 1, K, D]."""
+def _compute_once(attention: SlotAttention, device: torch.device, storage: torch.dtype) -> None:
+    """Let it take the slots to start from [2, 1, K, D], and its weights, as they are now."""
+    slots, *weights = (each.to(device, storage).contiguous() for each in (attention.start(1), *attention.folded()))
     attention.start = lambda batch: slots.expand(-1, batch, -1, -1).contiguous()  # type: ignore[method-assign]
+    attention.folded = lambda: tuple(weights)  # type: ignore[method-assign]
