@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 
 @gluon.jit
-def _tanh(x):
+def tanh(x):
     """One instruction, off by 2^-11 of the result: less than the rounding of a state to 16 bits."""
     return gl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1)
 
@@ -144,8 +144,8 @@ def gru_batch_tile(
                 r += _samples(mma_v2(weight_r[k], halves[k], none), BLOCK_B)
                 n += _samples(mma_v2(weight_n[k], halves[k], none), BLOCK_B)
                 z += _samples(mma_v2(weight_z[k], halves[k], none), BLOCK_B)
-            candidate = _tanh((n_x.to(gl.float32) + input_bias_n + n) + _tanh(r) * n)
-            state = candidate + (_half(_tanh(z)) + 0.5) * (state - candidate)
+            candidate = tanh((n_x.to(gl.float32) + input_bias_n + n) + tanh(r) * n)
+            state = candidate + (_half(tanh(z)) + 0.5) * (state - candidate)
         gates = gates[AHEAD:]
         step += AHEAD
     last = is_unit[:, None] & ((own > 0) & (step <= own))[None, :]

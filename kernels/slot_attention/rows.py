@@ -12,6 +12,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
+from img_deploy.kernels.bigru.tile import tanh
 from img_deploy.kernels.matvec import LOG2_E
 from img_deploy.kernels.tiles import MASKED
 
@@ -21,8 +22,7 @@ EPS = tl.constexpr(1e-5)
 
 @gluon.jit
 def _sigmoid(x):
-    root = gl.rsqrt(1 + gl.exp2(-LOG2_E * x))
-    return root * root
+    return tanh(x * 0.5) * 0.5 + 0.5
 
 
 @gluon.jit
@@ -40,22 +40,16 @@ def _normalised(tile, column, D: tl.constexpr):
 
 
 @gluon.jit
-def _normalised_times(shared, parts, none, D: tl.constexpr, LEFT: tl.constexpr, PART: tl.constexpr):
-    """The same of the tile in ``shared`` memory, times a ``_weight``: a warp has whole rows, and no thread waits."""
-    sums = gl.zeros([none.shape[0]], gl.float32, gl.SliceLayout(1, LEFT))
-    for part in gl.static_range(len(parts)):
-        sums += gl.sum(shared.slice(part * PART, PART, dim=1).load(LEFT), axis=1)
-    mean, squares = sums / D, gl.zeros_like(sums)
-    for part in gl.static_range(len(parts)):
-        inner = part * PART + gl.arange(0, PART, gl.SliceLayout(0, LEFT))
-        centred = shared.slice(part * PART, PART, dim=1).load(LEFT) - mean[:, None]
-        centred = gl.where((inner < D)[None, :], centred, 0.0)
-        squares += gl.sum(centred * centred, axis=1)
-    scale, acc = gl.rsqrt(squares / D + EPS), none
-    for part in gl.static_range(len(parts)):
-        centred = shared.slice(part * PART, PART, dim=1).load(LEFT) - mean[:, None]
-        acc += mma_v2((centred * scale[:, None]).to(parts[part].dtype), parts[part], none)
-    return acc
+def _both_sums(one, squared, other, other_squared):
+    return one + other, squared + other_squared
+
+
+@gluon.jit
+def _moments(tile, D: tl.constexpr):
+    """Mean of each row, and what LayerNorm multiplies it with: [ROWS, 1] each. From column D on it holds zeros."""
+    total, squares = gl.reduce((tile, tile * tile), 1, _both_sums)
+    mean = total / D
+    return mean[:, None], gl.rsqrt(gl.maximum(squares / D - mean * mean, 0.0) + EPS)[:, None]
 
 
 @gluon.jit
@@ -71,11 +65,20 @@ def _weight(matrix_ptr, D: tl.constexpr, BLOCK_D: tl.constexpr, RIGHT: tl.conste
 
 
 @gluon.jit
+def _sums(parts, TILE: tl.constexpr):
+    """Of the inputs of a ``_weight``, for each of its outputs: [1, BLOCK_D] float32."""
+    total = gl.sum(parts[0].to(gl.float32), axis=0)
+    for part in gl.static_range(1, len(parts)):
+        total += gl.sum(parts[part].to(gl.float32), axis=0)
+    return gl.convert_layout(total, gl.SliceLayout(0, TILE))[None, :]
+
+
+@gluon.jit
 def _times(shared, parts, none, LEFT: tl.constexpr, PART: tl.constexpr):
     """The tile in ``shared`` memory times a ``_weight``: a sum per part, which do not wait for each other."""
     acc = none
     for part in gl.static_range(len(parts)):
-        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(parts[part].dtype)
+        left = shared.slice(part * PART, PART, dim=1).load(LEFT)
         acc += mma_v2(left, parts[part], none)
     return acc
 
@@ -106,7 +109,7 @@ def _gates(
         of_r = gl.load(at, mask=inside, other=0.0)
         of_z = gl.load(at + D * D, mask=inside, other=0.0)
         of_n = gl.load(at + 2 * D * D, mask=inside, other=0.0)
-        left = shared.slice(part * PART, PART, dim=1).load(LEFT).to(of_r.dtype)
+        left = shared.slice(part * PART, PART, dim=1).load(LEFT)
         r = mma_v2(left, of_r, r)
         z = mma_v2(left, of_z, z)
         n = mma_v2(left, of_n, n)
@@ -173,9 +176,11 @@ def slot_attention_rows(
     x_ptr = visual_ptr if modality == 0 else audio_ptr
     x_ptr += sample.to(gl.int64) * length * D
     mask_ptr += sample.to(gl.int64) * length
-    # The same in every turn: it stays in registers.
+    # The same in every turn: these stay in registers.
     of_query = _weight(query_weight_ptr + modality * D * D, D, BLOCK_D, RIGHT, PART)
     query_bias = _vector(query_bias_ptr + modality * D, column, D)
+    query_sums = _sums(of_query, TILE)
+    hidden_sums = _sums(_weight(mlp_weight_ptr + modality * 2 * D * D, D, BLOCK_D, RIGHT, PART), TILE)
 
     clips = gl.allocate_shared_memory(dtype, [BLOCK_L, BLOCK_D], SHARED)
     even = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
@@ -193,10 +198,12 @@ def slot_attention_rows(
         hh, hh_bias = gru_weight_hh_ptr + three * D, gru_bias_hh_ptr + three
         mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
 
-        whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
-        query = _normalised_times(whole, of_query, none, D, LEFT, PART) + query_bias
-        even.store((query * LOG2_E).to(dtype))  # scores in powers of two
-        r, z, n_h = _gates(whole, hh, hh_bias, column, none, none, none, D, LEFT, RIGHT, GATE)
+        # A LayerNorm is what the product of the slots as they are leaves to do: (slots W - mean sums(W)) scale.
+        mean, scale = _moments(state, D)
+        even.store(state.to(dtype))
+        query = (_times(even, of_query, none, LEFT, PART) - mean * query_sums) * scale + query_bias
+        odd.store((query * LOG2_E).to(dtype))  # scores in powers of two
+        r, z, n_h = _gates(even, hh, hh_bias, column, none, none, none, D, LEFT, RIGHT, GATE)
 
         top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, TILE))
         total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, TILE))
@@ -209,7 +216,7 @@ def slot_attention_rows(
             score = gl.zeros([ROWS, BLOCK_L], gl.float32, TILE)
             for part in gl.static_range(BLOCK_D // PART):
                 right = clips.slice(part * PART, PART, dim=1).permute([1, 0]).load(FAR)
-                score = mma_v2(even.slice(part * PART, PART, dim=1).load(NEAR), right, score)
+                score = mma_v2(odd.slice(part * PART, PART, dim=1).load(NEAR), right, score)
             score = gl.where((clip < length)[None, :], gl.where(real[None, :], score, MASKED), float("-inf"))
             new_top = gl.maximum(top, gl.max(score, axis=1))
             kept = gl.exp2(top - new_top)
@@ -219,14 +226,15 @@ def slot_attention_rows(
             total = total * kept + added
             mean = mma_v2(share, clips.load(FAR), mean * kept[:, None])
             top = new_top
-        odd.store((mean / total[:, None]).to(dtype))
-        r, z, n_x = _gates(odd, ih, ih_bias, column, r, z, none, D, LEFT, RIGHT, GATE)
-        candidate = 2 * _sigmoid(2 * (n_x + _sigmoid(r) * n_h)) - 1  # tanh
+        even.store((mean / total[:, None]).to(dtype))
+        r, z, n_x = _gates(even, ih, ih_bias, column, r, z, none, D, LEFT, RIGHT, GATE)
+        candidate = tanh(n_x + _sigmoid(r) * n_h)
         state = candidate + _sigmoid(z) * (state - candidate)
 
         weight = _weight(mlp, D, BLOCK_D, RIGHT, PART)
-        whole = gl.allocate_shared_memory(gl.float32, [ROWS, BLOCK_D], SHARED, state)
-        hidden = _normalised_times(whole, weight, none, D, LEFT, PART) + _vector(mlp_bias, column, D)
+        mean, scale = _moments(state, D)
+        odd.store(state.to(dtype))
+        hidden = (_times(odd, weight, none, LEFT, PART) - mean * hidden_sums) * scale + _vector(mlp_bias, column, D)
         weight = _weight(mlp + D * D, D, BLOCK_D, RIGHT, PART)
         even.store(gl.maximum(hidden, 0.0).to(dtype))
         state += _times(even, weight, none, LEFT, PART) + _vector(mlp_bias + D, column, D)
