@@ -40,16 +40,19 @@ def _normalised(tile, column, D: tl.constexpr):
 
 
 @gluon.jit
-def _both_sums(one, squared, other, other_squared):
-    return one + other, squared + other_squared
+def _of_warps(tile, WARPS: tl.constexpr):
+    """Of each row of a tile, the sums over the columns that a warp has: [ROWS, WARPS]. No thread waits for another."""
+    return gl.sum(gl.sum(gl.reshape(tile, [tile.shape[0], tile.shape[1] // (8 * WARPS), WARPS, 8]), axis=3), axis=1)
 
 
 @gluon.jit
-def _moments(tile, D: tl.constexpr):
+def _moments(tile, sums, squares, D: tl.constexpr, WARPS: tl.constexpr):
     """Mean of each row, and what LayerNorm multiplies it with: [ROWS, 1] each. From column D on it holds zeros."""
-    total, squares = gl.reduce((tile, tile * tile), 1, _both_sums)
-    mean = total / D
-    return mean[:, None], gl.rsqrt(gl.maximum(squares / D - mean * mean, 0.0) + EPS)[:, None]
+    sums.store(_of_warps(tile, WARPS))
+    squares.store(_of_warps(tile * tile, WARPS))
+    mean = gl.sum(sums.load(tile.type.layout), axis=1) / D
+    variance = gl.maximum(gl.sum(squares.load(tile.type.layout), axis=1) / D - mean * mean, 0.0)
+    return mean[:, None], gl.rsqrt(variance + EPS)[:, None]
 
 
 @gluon.jit
@@ -168,6 +171,8 @@ def slot_attention_rows(
     GATE: tl.constexpr = min(32, BLOCK_D)
     SHARED: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_D // 8), [1, 0])
     OF_CLIPS: tl.constexpr = gl.SwizzledSharedLayout(8, 1, min(8, BLOCK_L // 8), [1, 0])
+    WARPS: tl.constexpr = min(gl.num_warps(), BLOCK_D // 8)  # with columns of a tile of their own
+    OF_WARPS: tl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     sample, modality = gl.program_id(0), gl.program_id(1)
     column = gl.arange(0, BLOCK_D, gl.SliceLayout(0, TILE))
     slot = gl.program_id(2) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, TILE))
@@ -185,6 +190,8 @@ def slot_attention_rows(
     clips = gl.allocate_shared_memory(dtype, [BLOCK_L, BLOCK_D], SHARED)
     even = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
     odd = gl.allocate_shared_memory(dtype, [ROWS, BLOCK_D], SHARED)
+    sums = gl.allocate_shared_memory(gl.float32, [ROWS, WARPS], OF_WARPS)
+    squares = gl.allocate_shared_memory(gl.float32, [ROWS, WARPS], OF_WARPS)
     if length <= BLOCK_L:
         _normalise_clips(x_ptr, 0, length, clips, D, BLOCK_D, BLOCK_L)
     none = gl.zeros([ROWS, BLOCK_D], gl.float32, TILE)
@@ -199,8 +206,8 @@ def slot_attention_rows(
         mlp, mlp_bias = mlp_weight_ptr + two * D, mlp_bias_ptr + two
 
         # A LayerNorm is what the product of the slots as they are leaves to do: (slots W - mean sums(W)) scale.
-        mean, scale = _moments(state, D)
         even.store(state.to(dtype))
+        mean, scale = _moments(state, sums, squares, D, WARPS)
         query = (_times(even, of_query, none, LEFT, PART) - mean * query_sums) * scale + query_bias
         odd.store((query * LOG2_E).to(dtype))  # scores in powers of two
         r, z, n_h = _gates(even, hh, hh_bias, column, none, none, none, D, LEFT, RIGHT, GATE)
@@ -232,8 +239,8 @@ def slot_attention_rows(
         state = candidate + _sigmoid(z) * (state - candidate)
 
         weight = _weight(mlp, D, BLOCK_D, RIGHT, PART)
-        mean, scale = _moments(state, D)
         odd.store(state.to(dtype))
+        mean, scale = _moments(state, sums, squares, D, WARPS)
         hidden = (_times(odd, weight, none, LEFT, PART) - mean * hidden_sums) * scale + _vector(mlp_bias, column, D)
         weight = _weight(mlp + D * D, D, BLOCK_D, RIGHT, PART)
         even.store(gl.maximum(hidden, 0.0).to(dtype))
