@@ -2,7 +2,7 @@
 
 A node's name says everything that its body depends on beside the shapes of its inputs: a TensorRT plugin made for it
 knows nothing else, and the node needs no attributes of its own. ``ImgSelfAttention8`` has 8 heads, ``ImgConvBlock4``
-4 layers, ``ImgEventSlots3`` 3 iterations, ``ImgBestSpans5`` finds 5 spans.
+4 layers, ``ImgSlotAttention3`` 3 iterations, ``ImgBestSpans5`` finds 5 spans.
 """
 
 import re
@@ -34,7 +34,7 @@ _OPS = {
     "ImgLocalFusion": "local_fusion",
     "ImgGlobalFusion": "global_fusion",
     "ImgQueryAttention": "query_attention",
-    "ImgEventSlots": "slot_attention",
+    "ImgSlotAttention": "slot_attention",
     "ImgImportance": "importance",
     "ImgGate": "gate",
     "ImgBoundaryLogits": "boundary_logits",

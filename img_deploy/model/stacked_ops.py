@@ -171,7 +171,7 @@ def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Sequence[T
     """Both streams [2, B, L, D], slots to start from [2, B, K, D], the op's weights -> [2, B, K, D]."""
     query, query_bias, ih, hh, ih_bias, hh_bias, mlp, mlp_bias = weights
     (first, second), (first_bias, second_bias) = mlp.unbind(1), mlp_bias.unbind(1)
-    clips = normalised(x).flatten(0, 1)  # [2B, L, D]
+    clips, dim = normalised(x).flatten(0, 1), x.shape[-1]  # [2B, L, D]
     state = slots.float()
     for _ in range(iterations):
         asked = linear(normalised(state).to(x.dtype), query, query_bias).flatten(0, 1)
@@ -179,7 +179,7 @@ def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Sequence[T
         scores = scores.view(*slots.shape[:3], -1) + masked[:, None]
         mean = torch.bmm(torch.softmax(scores, dim=-1).to(x.dtype).flatten(0, 1), clips).view(slots.shape)
         given, recalled = linear(mean, ih, ih_bias).float(), linear(state.to(x.dtype), hh, hh_bias).float()
-        (given, n_x), (recalled, n_h) = (each.split([2 * x.shape[-1], x.shape[-1]], dim=-1) for each in (given, recalled))
+        (given, n_x), (recalled, n_h) = (each.split([2 * dim, dim], dim=-1) for each in (given, recalled))
         reset, stay = torch.sigmoid(given + recalled).chunk(2, dim=-1)
         state = torch.lerp(torch.tanh(torch.addcmul(n_x, reset, n_h)), state, stay)
         hidden = F.relu(linear(normalised(state).to(x.dtype), first, first_bias))

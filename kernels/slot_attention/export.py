@@ -17,7 +17,7 @@ PRODUCTS = ("query_weight", "gru_weight_ih", "gru_weight_hh")
 
 def node_form(call: Call) -> NodeForm:
     axes = {"visual": CLIPS, "audio": CLIPS, "mask": ("batch", "length"), "slots": (None, "batch", None, None)}
-    return NodeForm(f"ImgEventSlots{call.values['iterations']}", axes)
+    return NodeForm(f"ImgSlotAttention{call.values['iterations']}", axes)
 
 
 def body(op: Nodes, call: Call, given: Any) -> Any:

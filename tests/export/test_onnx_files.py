@@ -103,7 +103,7 @@ def test_plugin_nodes(exported):
         "ImgLocalFusion",
         "ImgGlobalFusion",
         "ImgQueryAttention",
-        "ImgEventSlots",
+        "ImgSlotAttention",
         "ImgImportance",
         "ImgGate",
         "ImgBoundaryLogits",

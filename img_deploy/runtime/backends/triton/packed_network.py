@@ -20,8 +20,8 @@ class PackedNetwork:
     """The four deployed modules of a network in one precision on one device; the network given is not changed.
 
     What the kernels take lies ready after this: query, key and value weights one below the other, the GRU stacks side
-    by side, both modalities of a fusion in one tensor, the slots that slot attention starts from computed, its weights folded,
-    every tensor contiguous and in the storage dtype.
+    by side, both modalities of a fusion in one tensor, what slot attention starts from and its weights computed, every
+    tensor contiguous and in the storage dtype.
 
     Args:
         network: owner of the weights.
