@@ -5,10 +5,12 @@ An id from a request is looked up among known ids; it never becomes part of a pa
 
 import logging
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
@@ -115,11 +117,11 @@ class Shelf:
     def find(self, vid: str) -> str:
         """The id as it is spelled here. Raises UnknownVideoError."""
         with self._lock:
-            name = known_spelling(vid, self._uploads) or known_spelling(vid, self._names)
-            known = len(self._names) + len(self._uploads)
-        if name is None:
-            raise UnknownVideoError(f"no video {vid[:80]!r} among {known}; GET /v1/videos lists them")
-        return name
+            known: ChainMap[str, Any] = ChainMap(self._uploads, self._names)
+            if (name := known_spelling(vid, known)) is not None:
+                return name
+            count = len(known)
+        raise UnknownVideoError(f"no video {vid[:80]!r} among {count}; GET /v1/videos lists them")
 
     def facts(self, vid: str) -> VideoFacts:
         """Of a video by its id as spelled here. Raises FeatureError: its file is broken."""

@@ -44,6 +44,18 @@ def test_an_upload_is_answered_as_its_file_is(features, served):
     assert new["pred_relevant_windows"][0][:2] == pytest.approx([20 * part for part in old["fractions"][0][:2]])
 
 
+def test_an_id_means_the_video_of_just_that_spelling(features, served):
+    """Whoever uploads ``v_B`` would take the place of the library's B, and deleting B would delete theirs."""
+
+    async def body(client):
+        await client.post("/v1/videos", params={"vid": "v_B"}, content=npy(features.draw(9, 24)))
+        reply = await client.post("/v1/ground", json={"query": ASK, "videos": ["B", "v_B", "v_C"]})
+        deleted = await client.delete("/v1/videos/B")
+        return [row["vid"] for row in reply.json()["answers"]], deleted.status_code
+
+    assert served(body, features=features.folder) == (["B", "v_B", "C"], 422)
+
+
 def test_uploads_in_memory_are_bounded(served):
     """Uploads would fill the memory until the server is killed."""
 
