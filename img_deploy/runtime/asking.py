@@ -85,6 +85,7 @@ class Session(Asked):
             "bundle": sha256(self.workers.bundle.folder / MANIFEST),
             "backend": self.workers.backend,
             "features": features if is_remote(features := plain(request.features)) else os.path.realpath(features),
+            "store": self.library.facts.store if isinstance(self.library, VideoIndex) else None,
             "queries": _digest([[query.qid, query.sentence] for query in self.plan.all_queries()]),
             "top-k": request.options.top_k,
             "nms": request.options.nms,

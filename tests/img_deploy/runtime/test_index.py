@@ -21,6 +21,7 @@ from img_deploy.runtime.indexing import index_folder
 from img_deploy.runtime.library import load_index
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.workers import ThisProcess
+from img_deploy.runtime.writers import RowWriter
 
 pytest.importorskip("lance", reason="Lance is not installed")
 
@@ -318,6 +319,7 @@ from img_deploy.features import open_folder
 from img_deploy.runtime import indexing
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.workers import ThisProcess
+from img_deploy.runtime.writers import RowWriter
 indexing.COMMIT_SECONDS = 0.0
 bundle, features, path = sys.argv[1:]
 predictor = load_bundle(bundle, "torch", threads=1)
@@ -419,3 +421,24 @@ def test_what_a_killed_writer_left_is_deleted(indexed, tmp_path):
     left.write_bytes(b"half")
     assert indexed().kept == 6
     assert not left.exists()
+
+
+def test_a_run_does_not_go_on_with_another_store(indexed, run_cli, bundles, monkeypatch, tmp_path):
+    """Rows of rounded and of unrounded encodings would stand in one file."""
+    indexed()
+    asked = ("infer", indexed.path, "--bundle", bundles["tiny_glove"], "-q", "w001", "--backend", "torch")
+    output = ("--batch-size", 2, "--out", tmp_path / "rows.jsonl")
+    write = RowWriter.write
+
+    def interrupted(self, answers):
+        write(self, answers)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowWriter, "write", interrupted)
+        assert run_cli(*asked, *output).code == 130
+    shutil.rmtree(indexed.path)
+    indexed(store="fp16")
+    done = run_cli(*asked, *output, "--resume")
+    assert done.code == 2
+    assert "was begun with store 'fp32' (now 'fp16')" in done.err
