@@ -24,6 +24,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_
     return F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps).to(x.dtype)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[S, ..., K], [S, N, K], [S, N] -> [S, ..., N]."""
+    out = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.transpose(1, 2))
+    return out.view(*x.shape[:-1], -1)
+
+
 def shrunk(x: Tensor) -> Tensor:
     """2**-6 times ``x`` in fp16, where a sum of values that fit need not; ``x`` itself in other types."""
     return x * FP16_SCALE if x.dtype == torch.float16 else x

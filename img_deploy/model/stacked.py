@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img_deploy.kernels.functional import dropout
+from img_deploy.kernels.functional import dropout, linear
+from img_deploy.kernels.slot_attention.reference import refined
 from img_deploy.model import stacked_ops as ops
 from img_deploy.model.fusion import EventFusion, GlobalFusion, LocalFusion
 from img_deploy.model.network import HeadOutput, IMGNetwork, NetworkOutput
@@ -52,7 +53,7 @@ class StackedNetwork:
         fused, importance = step.fused(streams, importance_weight)
         heads = torch.cat([fused[None], streams])  # [3, B, L, D]
         starts, ends = step.predictors(heads)
-        scores = ops.linear(heads, **step.weights["saliency"]).squeeze(-1).float()
+        scores = linear(heads, **step.weights["saliency"]).squeeze(-1).float()
         outputs = zip(starts.unbind(0), ends.unbind(0), scores.unbind(0), strict=True)
         fused_head, visual_head, audio_head = (HeadOutput(*each) for each in outputs)
         return NetworkOutput(fused_head, visual_head, audio_head, importance)
@@ -94,7 +95,7 @@ class _Step:
             assert text.char_ids is not None
             return ops.word_embedding(text.features, text.unknown, text.char_ids, weights, self.p)
         features = dropout(text.features.expand(2, -1, -1, -1), self.p)
-        return ops.linear(features, weights["linear.weight"], weights["linear.bias"])
+        return linear(features, weights["linear.weight"], weights["linear.bias"])
 
     def fused(self, x: Tensor, importance_weight: float) -> tuple[Tensor, Tensor]:
         """Both streams [2, B, L, D] -> fused [B, L, D] and importance [B]. Their weights here are stacked already."""
@@ -110,7 +111,7 @@ class _Step:
         if isinstance(fusion.event, EventFusion):
             attention = fusion.event.slot_attention
             slots = attention.start(x.shape[1])
-            slots = ops.slot_attention(x, self.clips.added, slots, attention.folded(), attention.iterations)
+            slots = refined(x, self.clips.added, slots, attention.folded(), attention.iterations)
             event = self.attend("events", x, slots, None)
         if isinstance(fusion.whole, GlobalFusion):
             whole = ops.global_fusion(x, self.clips.added, _own(fusion.whole), self.p)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from img_deploy.kernels.dtypes import MASKED
-from img_deploy.kernels.functional import LAYER_NORM_EPS, dropout
-from img_deploy.kernels.slot_attention.reference import normalised
+from img_deploy.kernels.functional import LAYER_NORM_EPS, dropout, linear
 from img_deploy.kernels.word_embedding.reference import CHAR_WIDTHS, MIN_CHARS, inside_windows
 
 Weights = dict[str, Tensor]
@@ -23,12 +22,6 @@ Weights = dict[str, Tensor]
 def added(mask: Tensor) -> Tensor:
     """What to add to scores, so that a softmax leaves out where ``mask`` [B, L] is False: [B, L] float32."""
     return (~mask) * MASKED
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[S, ..., K], [S, N, K], [S, N] -> [S, ..., N]."""
-    out = torch.baddbmm(bias[:, None], x.flatten(1, -2), weight.transpose(1, 2))
-    return out.view(*x.shape[:-1], -1)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
@@ -165,26 +158,6 @@ def global_fusion(x: Tensor, masked: Tensor, weights: Weights, p: float) -> Tens
     pooled = attention_pool(x, weights["pool_weight"], masked)[:, :, None].expand_as(x)
     hidden = dropout(torch.cat([pooled, x], dim=-1), p)  # [2, B, L, 2D]
     return linear(hidden, weights["proj_weight"], weights["proj_bias"])
-
-
-def slot_attention(x: Tensor, masked: Tensor, slots: Tensor, weights: Sequence[Tensor], iterations: int) -> Tensor:
-    """Both streams [2, B, L, D], slots to start from [2, B, K, D], the op's weights -> [2, B, K, D]."""
-    query, query_bias, ih, hh, ih_bias, hh_bias, mlp, mlp_bias = weights
-    (first, second), (first_bias, second_bias) = mlp.unbind(1), mlp_bias.unbind(1)
-    clips, dim = normalised(x).flatten(0, 1), x.shape[-1]  # [2B, L, D]
-    state = slots.float()
-    for _ in range(iterations):
-        asked = linear(normalised(state).to(x.dtype), query, query_bias).flatten(0, 1)
-        scores = torch.bmm(asked, clips.transpose(1, 2)).float()  # [2B, K, L]
-        scores = scores.view(*slots.shape[:3], -1) + masked[:, None]
-        mean = torch.bmm(torch.softmax(scores, dim=-1).to(x.dtype).flatten(0, 1), clips).view(slots.shape)
-        given, recalled = linear(mean, ih, ih_bias).float(), linear(state.to(x.dtype), hh, hh_bias).float()
-        (given, n_x), (recalled, n_h) = (each.split([2 * dim, dim], dim=-1) for each in (given, recalled))
-        reset, stay = torch.sigmoid(given + recalled).chunk(2, dim=-1)
-        state = torch.lerp(torch.tanh(torch.addcmul(n_x, reset, n_h)), state, stay)
-        hidden = F.relu(linear(normalised(state).to(x.dtype), first, first_bias))
-        state = state + linear(hidden, second, second_bias).float()
-    return state.to(x.dtype)
 
 
 def boundary_logits(

@@ -1,11 +1,14 @@
 """Slot attention of both modalities (paper section 3.3, event fusion; step 11 of the network)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from img_deploy.kernels.checking import Tolerance
-from img_deploy.kernels.functional import masked_softmax
+from img_deploy.kernels.dtypes import MASKED
+from img_deploy.kernels.functional import linear
 
 SLOT_NORM_EPS = 1e-5
 
@@ -53,37 +56,28 @@ def slot_attention(
         [2, B, K, D] in ``visual.dtype``; the recurrent state is kept in float32.
     """
     weights = (query_weight, query_bias, gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh, mlp_weight, mlp_bias)
-    # Unbound together: the gradients of parts taken one by one would be added up in tensors of both modalities.
-    both = zip((visual, audio), *(each.unbind(0) for each in (slots, *weights)), strict=True)
-    return torch.stack([_refined(x, mask, *own, iterations=iterations) for x, *own in both])
+    shift = torch.where(mask, 0.0, MASKED)
+    return refined(torch.stack([visual, audio]), shift, slots, weights, iterations)
 
 
-def _refined(
-    x: Tensor,
-    mask: Tensor,
-    slots: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    gru_weight_ih: Tensor,
-    gru_weight_hh: Tensor,
-    gru_bias_ih: Tensor,
-    gru_bias_hh: Tensor,
-    mlp_weight: Tensor,
-    mlp_bias: Tensor,
-    *,
-    iterations: int,
-) -> Tensor:
-    """The slots [B, K, D] of one modality."""
-    clips = normalised(x)
-    first, second = zip(mlp_weight.unbind(0), mlp_bias.unbind(0), strict=True)
+def refined(x: Tensor, shift: Tensor, slots: Tensor, weights: Sequence[Tensor], iterations: int) -> Tensor:
+    """The same for both modalities in one tensor ``x`` [2, B, L, D], where ``shift`` [B, L] is added to scores."""
+    query, query_bias, ih, hh, ih_bias, hh_bias, mlp, mlp_bias = weights
+    (first, second), (first_bias, second_bias) = mlp.unbind(1), mlp_bias.unbind(1)
+    clips, dim = normalised(x).flatten(0, 1), x.shape[-1]  # [2B, L, D]
     state = slots.float()
     for _ in range(iterations):
-        query = F.linear(normalised(state).to(x.dtype), query_weight, query_bias)
-        scores = query @ clips.transpose(1, 2)  # [B, K, L]
-        mean = masked_softmax(scores, mask[:, None, :]).to(x.dtype) @ clips  # [B, K, D]
-        state = gru_cell(mean, state, gru_weight_ih, gru_weight_hh, gru_bias_ih, gru_bias_hh)
-        hidden = F.relu(F.linear(normalised(state).to(x.dtype), *first))
-        state = state + F.linear(hidden, *second).float()
+        asked = linear(normalised(state).to(x.dtype), query, query_bias).flatten(0, 1)
+        scores = torch.bmm(asked, clips.transpose(1, 2)).float().view(*slots.shape[:3], -1)  # [2, B, K, L]
+        shares = torch.softmax(scores + shift[:, None], dim=-1).to(x.dtype)
+        mean = torch.bmm(shares.flatten(0, 1), clips).view(slots.shape)
+        # GRU cell
+        given, recalled = linear(mean, ih, ih_bias).float(), linear(state.to(x.dtype), hh, hh_bias).float()
+        (given, n_x), (recalled, n_h) = (each.split([2 * dim, dim], dim=-1) for each in (given, recalled))
+        reset, stay = torch.sigmoid(given + recalled).chunk(2, dim=-1)
+        state = torch.lerp(torch.tanh(torch.addcmul(n_x, reset, n_h)), state, stay)
+        hidden = F.relu(linear(normalised(state).to(x.dtype), first, first_bias))
+        state = state + linear(hidden, second, second_bias).float()
     return state.to(x.dtype)
 
 
@@ -95,14 +89,3 @@ def normalised(x: Tensor) -> Tensor:
 def fake(visual: Tensor, _audio: Tensor, _mask: Tensor, slots: Tensor, *_: object) -> Tensor:
     """Shape and dtype of the result."""
     return torch.empty_like(slots, dtype=visual.dtype)
-
-
-def gru_cell(
-    x: Tensor, state: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
-) -> Tensor:
-    """One GRU step: ``x`` [..., D] in storage dtype, ``state`` [..., D] float32. Returns the new state in float32."""
-    r_x, z_x, n_x = F.linear(x, weight_ih, bias_ih).float().chunk(3, dim=-1)
-    r_h, z_h, n_h = F.linear(state.to(x.dtype), weight_hh, bias_hh).float().chunk(3, dim=-1)
-    reset, keep = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
-    candidate = torch.tanh(n_x + reset * n_h)
-    return candidate + keep * (state - candidate)
