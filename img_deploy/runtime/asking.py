@@ -120,6 +120,10 @@ def open_session(request: Request, glove_progress: Progress | None = None) -> Se
         check_glove(request.glove)  # also where it turns out not to be needed
     library: FeatureFolder | VideoIndex
     if is_index(request.features):
+        if rules.text is not None and request.text_features is None:
+            raise InputError(
+                f"{request.features}: an index holds no {rules.text} features; give --text-features FOLDER"
+            )
         library = VideoIndex.open(request.features, bundle, rules.text, request.text_features)
         durations = durations or library.durations()
     else:

@@ -442,3 +442,14 @@ def test_a_run_does_not_go_on_with_another_store(indexed, run_cli, bundles, monk
     done = run_cli(*asked, *output, "--resume")
     assert done.code == 2
     assert "was begun with store 'fp32' (now 'fp16')" in done.err
+
+
+def test_token_features_lie_elsewhere(run_cli, bundles, features, tmp_path):
+    """Each query would be skipped for a reason that names no option."""
+    library = tmp_path / "library"
+    bundle = ("--bundle", bundles["tiny_vlm"], "--backend", "torch")
+    assert run_cli("index", features.folder, *bundle, "--out", library).code == 0
+    (tmp_path / "x_qid.txt").write_text("A 0 5##qid_3##a sentence\n")
+    done = run_cli("infer", library, *bundle, "--queries", tmp_path / "x_qid.txt")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "give --text-features FOLDER" in done.err
