@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from img_deploy.benchmarks.published import with_packed_grus
+from img_deploy.benchmarks.published import as_published
 from img_deploy.benchmarks.timing import Stopwatch
 from img_deploy.kernels import functional, linear_gradient
 from img_deploy.model.network import IMGNetwork
@@ -81,7 +81,7 @@ def published_step(network: IMGNetwork, config: TrainConfig, batches: StepBatche
 
     ``network`` is changed: its step 13 becomes :class:`~img_deploy.benchmarks.published.PackedMultiScale`.
     """
-    with_packed_grus(network)
+    as_published(network)
     return BareStep(network, config, batches, fused=False, around=plain_pieces)
 
 

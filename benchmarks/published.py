@@ -1,14 +1,18 @@
-"""The network the way its published code computes it: packed ``nn.GRU`` in step 13, and all three predictors.
+"""The network the way its published code computes it: slots that attend to keys and values, packed ``nn.GRU`` in step
+13, and all three predictors.
 
 The same weights and the same answers as :class:`~img_deploy.model.network.IMGNetwork`; only how the work is done
 differs. It is a baseline for timing and nothing else.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from img_deploy.model.fusion import MultiScale
+from img_deploy.kernels.functional import layer_norm, masked_softmax
+from img_deploy.kernels.slot_attention.reference import SLOT_NORM_EPS
+from img_deploy.model.fusion import EventFusion, MultiScale, SlotAttention
 from img_deploy.model.layers import BiGRU
 from img_deploy.model.network import Grounder, IMGNetwork
 
@@ -36,6 +40,33 @@ class PackedMultiScale(nn.Module):
     @staticmethod
     def run(gru: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
         return packed(gru, x, lengths)
+
+
+class PublishedSlots(SlotAttention):
+    """Slot attention with keys and values of the clips, one modality after the other."""
+
+    def forward(self, visual: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
+        slots = self.start(visual.shape[0])
+        return torch.stack([self.refine(m, x, mask, slots[m]) for m, x in enumerate((visual, audio))])
+
+    def refine(self, m: int, x: Tensor, mask: Tensor, slots: Tensor) -> Tensor:
+        """[B, L, D], [B, L], [B, K, D] -> [B, K, D], with the weights of modality ``m``."""
+        own = {name: each[m] for name, each in self.named_parameters(recurse=False)}
+
+        def normed(name: str, values: Tensor) -> Tensor:
+            return layer_norm(values, own[f"{name}_weight"], own[f"{name}_bias"], SLOT_NORM_EPS)
+
+        to_q, to_k, to_v = zip(own["qkv_weight"].chunk(3), own["qkv_bias"].chunk(3), strict=True)
+        to_hidden, to_slots = zip(own["mlp_weight"], own["mlp_bias"], strict=True)
+        cell = [own[f"gru_{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        clips = normed("norm_input", x)
+        keys, values = F.linear(clips, *to_k), F.linear(clips, *to_v)
+        for _ in range(self.iterations):
+            scores = F.linear(normed("norm_slots", slots), *to_q) @ keys.transpose(1, 2) * x.shape[-1] ** -0.5
+            update = masked_softmax(scores, mask[:, None]).to(x.dtype) @ values
+            slots = torch.gru_cell(update.flatten(0, 1), slots.flatten(0, 1), *cell).view(slots.shape)
+            slots = slots + F.linear(F.relu(F.linear(normed("norm_mlp", slots), *to_hidden)), *to_slots)
+        return slots
 
 
 class PublishedGrounder(Grounder):
@@ -95,7 +126,7 @@ class UnpackedMultiScale(PackedMultiScale):
 
 def published_network(network: IMGNetwork) -> IMGNetwork:
     """A copy of a network that computes as the published code does. Every sequence needs at least one clip."""
-    twin = _with_multi_scale(network, PackedMultiScale)
+    twin = as_published(_copy(network)).eval()
     twin.graphs["grounder"] = PublishedGrounder(twin.visual, twin.audio, twin.fusion, twin.saliency, twin.predictor)
     return twin
 
@@ -105,19 +136,27 @@ def unpadded_network(network: IMGNetwork) -> IMGNetwork:
 
     Compilation leaves its GRUs as they are: it would spell out their loops.
     """
-    twin = _with_multi_scale(network, UnpackedMultiScale)
+    twin = _with_multi_scale(_copy(network), UnpackedMultiScale).eval()
     twin.fusion.multi_scale.run = torch.compiler.disable(UnpackedMultiScale.run)
     return twin
 
 
-def _with_multi_scale(network: IMGNetwork, kind: type[PackedMultiScale]) -> IMGNetwork:
+def as_published(network: IMGNetwork) -> IMGNetwork:
+    """The network itself, changed: its steps 11 and 13 are computed as published from now on."""
+    if isinstance(network.fusion.event, EventFusion):
+        slots = PublishedSlots(network.config)
+        slots.load_state_dict(network.fusion.event.slot_attention.state_dict())
+        network.fusion.event.slot_attention = slots
+    return _with_multi_scale(network, PackedMultiScale)
+
+
+def _copy(network: IMGNetwork) -> IMGNetwork:
     twin = IMGNetwork(network.config)
     twin.load_state_dict(network.state_dict())
-    return with_packed_grus(twin, kind).eval()
+    return twin
 
 
-def with_packed_grus(network: IMGNetwork, kind: type[PackedMultiScale] = PackedMultiScale) -> IMGNetwork:
-    """The network itself, changed: its step 13 is computed by ``nn.GRU`` from now on."""
+def _with_multi_scale(network: IMGNetwork, kind: type[PackedMultiScale]) -> IMGNetwork:
     # Typed as what it takes the place of: both map three granularities and a mask to F.
     network.fusion.multi_scale = kind(network.fusion.multi_scale)  # type: ignore[assignment]
     return network

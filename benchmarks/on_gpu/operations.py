@@ -3,7 +3,7 @@
 ``python -m img_deploy.benchmarks.on_gpu.operations`` prints those of this project's step and of the published way's. A
 step of few pairs takes as long as the host takes to launch it. Counted are the calls that reach PyTorch's dispatcher
 below autograd. Tensors lie on the CPU, but take the branches of a GPU; a GRU layer computes nothing and counts as the
-one launch that it is in a kernel, a stack of layers as one of cuDNN.
+one launch that it is in a kernel, a stack of layers as one of cuDNN, a cell's gates as one.
 """
 
 import sys
@@ -112,6 +112,7 @@ def _as_on_a_gpu(counter: Counter) -> Iterator[None]:
             (backward, "config_for", MagicMock()),
             (backward, "gru_backward", launches),
             (torch._VF, "gru", _cudnn_gru),
+            (torch, "gru_cell", _fused_gru_cell),
         ):
             stack.enter_context(patch.object(place, name, value))
         yield
@@ -120,6 +121,12 @@ def _as_on_a_gpu(counter: Counter) -> Iterator[None]:
 def _cudnn_gru(data: Tensor, _sizes: Tensor, state: Tensor, weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor]:
     """In the place of the GRU over packed sequences."""
     return _OneLaunch.apply(data, 2 * state.shape[-1], *weights), state
+
+
+def _fused_gru_cell(x: Tensor, state: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    """In the place of a GRU cell, whose gates are one launch after two products."""
+    found: Tensor = _OneLaunch.apply(x @ w_ih.T, state.shape[-1], state @ w_hh.T, b_ih, b_hh)
+    return found
 
 
 class _OneLaunch(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from img_deploy.benchmarks.on_gpu.clock import Clock
 from img_deploy.benchmarks.on_gpu.network import FULL, TINY, draw_feeds, on_device
-from img_deploy.benchmarks.published import with_packed_grus
+from img_deploy.benchmarks.published import as_published
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork, NetworkOutput
 from img_deploy.model.stacked import StackedNetwork
@@ -28,7 +28,7 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 Way = Callable[[IMGNetwork], Callable[..., NetworkOutput]]
 """What computes a network's output in training; it may change the network."""
-WAYS: dict[str, Way] = {"ours": StackedNetwork, "published": lambda network: with_packed_grus(network)}
+WAYS: dict[str, Way] = {"ours": StackedNetwork, "published": lambda network: as_published(network)}
 
 
 def time_training(batch: int, clips: int, clock: Clock) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_both_ways_of_a_training_step_are_held_to_one_loss(monkeypatch):
     from img_deploy.benchmarks.on_gpu import training
 
     assert time_training(2, 4, CLOCK)["passed"]
-    real = training.with_packed_grus
+    real = training.as_published
 
     def changed(model):
         model = real(model)
@@ -108,5 +108,5 @@ def test_both_ways_of_a_training_step_are_held_to_one_loss(monkeypatch):
             parameter.data *= 2
         return model
 
-    monkeypatch.setattr(training, "with_packed_grus", changed)
+    monkeypatch.setattr(training, "as_published", changed)
     assert not time_training(2, 4, CLOCK)["passed"]
