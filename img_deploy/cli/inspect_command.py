@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from img_deploy.errors import one_line
+
 if TYPE_CHECKING:
     from img_deploy.export.inspection import Inspection
 
@@ -41,11 +43,11 @@ def _print(found: "Inspection") -> None:
     from img_deploy.cli.tables import print_table
     from img_deploy.export import report
 
-    print(f"{found.path}: {found.kind}")
+    print(one_line(f"{found.path}: {found.kind}"))
     for heading, section in found.sections.items():
         print()
         known = {name: value for name, value in section.items() if value is not None}
-        print_table({heading: [*known], "": [_cell(value) for value in known.values()]})
+        print_table({heading: [*map(one_line, known)], "": [_cell(value) for value in known.values()]})
     if found.verification is not None:
         print()
         print_table(report.columns(found.verification), report.NUMBERS, report.title(found.verification))
@@ -57,5 +59,5 @@ def _print(found: "Inspection") -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "-" if value is None else str(value)
+        return "-" if value is None else one_line(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

@@ -53,11 +53,18 @@ def names_in(folder: Path) -> Iterator[tuple[str, bool]]:
     """Names in a folder, and whether each is a folder. Raises what the file system raises."""
     if not is_remote(folder):
         with os.scandir(folder) as entries:
-            yield from ((entry.name, entry.is_dir()) for entry in entries)
+            yield from ((entry.name, _is_folder(entry)) for entry in entries)
         return
     with _remote(folder):
         for entry in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]
             yield os.path.basename(entry["name"].rstrip("/")), entry["type"] == "directory"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def each(make: Callable[[Item], Result], items: Iterable[Item], where: "Where") -> Iterator[Result]:

@@ -130,10 +130,10 @@ def read_npy(path: Where) -> Array:
     """
     header = _npy_header(path)
     shape = clip_shape(header.shape, path)
-    if not header.size:
-        return np.empty(shape, header.dtype)
     order = "F" if header.fortran else "C"
     with reading(path, _NPY):
+        if not header.size:
+            return np.empty(shape, header.dtype)
         mapped = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
         return mapped.reshape(shape)
 
@@ -151,12 +151,12 @@ def npy_from_bytes(content: bytes, where: str) -> Array:
         header = _header(BytesIO(content), len(content), where)
         shape = clip_shape(header.shape, where)
         flat = np.frombuffer(content, header.dtype, math.prod(header.shape), header.offset)
+        order = "F" if header.fortran else "C"
+        return flat.reshape(header.shape, order=order).reshape(shape)  # type: ignore[call-overload]
     except BROKEN as error:
         raise FeatureError(
             f"{where}: got damaged or foreign content ({one_line(error, 120)}), expected {_NPY}"
         ) from None
-    order = "F" if header.fortran else "C"
-    return flat.reshape(header.shape, order=order).reshape(shape)  # type: ignore[call-overload]
 
 
 def npz_shape(path: Where, key: str = "features") -> tuple[int, int]:
@@ -182,11 +182,15 @@ def read_npz(path: Where, key: str = "features") -> Array:
             header = _header(stream, member.file_size, f"{path}[{key}]")
             shape = clip_shape(header.shape, path)
             if header.size > _MOST_UNPACKED:
-                raise FeatureError(f"{path}: unpacks to {header.size / 2**30:.0f} GiB; no video has so many clips")
+                raise _too_large(path, header.size)
             data = stream.read(header.size)
             stream.read(1)  # the checksum is looked at once the member's end is reached
         order = "F" if header.fortran else "C"
         return np.frombuffer(data, header.dtype).reshape(header.shape, order=order).reshape(shape)  # type: ignore[call-overload]
+
+
+def _too_large(path: Where, size: int) -> FeatureError:
+    return FeatureError(f"{path}: unpacks to {size / 2**30:.0f} GiB; no video has so many clips")
 
 
 def _member(archive: zipfile.ZipFile, key: str, path: Where) -> zipfile.ZipInfo:
@@ -244,8 +248,11 @@ def _tensor(path: Where) -> Any:
                     "it was refused and nothing in it was run"
                 ) from None
             raise ValueError("not a torch file") from None
-    if not isinstance(content, torch.Tensor) or content.layout != torch.strided or content.is_meta:
+    plain = isinstance(content, torch.Tensor) and content.layout == torch.strided
+    if not plain or content.is_meta or content.is_nested:
         raise FeatureError(f"{path}: got a {type(content).__name__} without plain data, expected {_PT}")
+    if content.nbytes > _MOST_UNPACKED:  # rows may share their data: a small file, but no end of clips
+        raise _too_large(path, content.nbytes)
     return content.detach()
 
 

@@ -1,6 +1,7 @@
 """One self-contained checkpoint file, ``best.pt``: everything that inference needs, loaded without running code."""
 
 import io
+import json
 import os
 import pickle
 import re
@@ -96,10 +97,9 @@ class Checkpoint:
                 f"{path}: got a file without the {FORMAT} mark, expected a checkpoint of this program; "
                 "a run of the paper's code becomes one with `img-deploy import`"
             )
-        if content.get("schema") != SCHEMA:
-            raise CheckpointError(
-                f"{path}: got checkpoint schema {content.get('schema')}, this program reads {SCHEMA}; update it"
-            )
+        schema = content.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            raise CheckpointError(f"{path}: got checkpoint schema {schema!r}, this program reads {SCHEMA}; update it")
         return cls._from_content(content, Path(path))
 
     @classmethod
@@ -107,8 +107,11 @@ class Checkpoint:
         from img_deploy.text.vocabulary import Vocabulary
 
         try:
+            _check_types(content)
             stored = content["vocabulary"]
-            vocabulary = stored and Vocabulary(stored["words"], stored["vectors"].numpy(), stored["chars"])
+            vocabulary = None
+            if stored is not None:
+                vocabulary = Vocabulary(stored["words"], stored["vectors"].detach().numpy(), stored["chars"])
             return cls(
                 config=ModelConfig.from_dict(content["config"]),
                 weights=content["weights"],
@@ -120,8 +123,27 @@ class Checkpoint:
             )
         except ConfigError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged checkpoint, {type(error).__name__} at {error}") from None
+
+
+def _check_types(content: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError unless the parts are of their types, and plain values such as JSON takes."""
+    for name, value in content["weights"].items():
+        if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+            raise TypeError(f"weight {name}: no tensor with plain data")
+        if not value.is_floating_point():
+            raise TypeError(f"weight {name}: {value.dtype}")
+    for stream in {"video", "audio", *content["features"]}:
+        kind = content["features"][stream]
+        if type(kind["name"]) is not str or type(kind["width"]) is not int:
+            raise TypeError(f"features of {stream}")
+    if type(content["noise_seed"]) is not int:
+        raise TypeError("noise_seed")
+    for name in ("provenance", "metrics"):
+        if not isinstance(content[name], dict) or not all(isinstance(key, str) for key in content[name]):
+            raise TypeError(name)
+        json.dumps(content[name])  # as a bundle's manifest will hold it
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -94,6 +94,16 @@ def test_inspect_refuses_a_tampered_bundle(run_cli, exported, tmp_path):
     assert "verification is damaged" in done.err
 
 
+def test_inspect_moves_no_cursor(run_cli, best, tmp_path):
+    """A checkpoint of unknown origin could write whatever it likes on the terminal."""
+    content = torch.load(best, weights_only=True)
+    torch.save(content | {"provenance": {"by\x1b[2J": "a\x1b[31m\nb"}}, tmp_path / "best.pt")
+    done = run_cli("inspect", tmp_path / "best.pt")
+    assert done.code == 0
+    assert "\x1b" not in done.out
+    assert "a [31m b" in done.out
+
+
 @pytest.fixture
 def wrong_files(tmp_path, golden):
     """Things that are neither checkpoint nor bundle."""

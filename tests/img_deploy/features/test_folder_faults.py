@@ -31,8 +31,11 @@ def test_links_that_lead_nowhere(plain: Build) -> None:
         (root / f"video/a{number:02}.npy").symlink_to("/nowhere/a.npy")
     (root / "audio/y.npy").unlink()
     (root / "audio/y.npy").symlink_to("../gone/y.npy")
+    (root / "video/loop.npy").symlink_to("loop.npy")
     folder = open_folder(root, PLAIN, PLAIN_AUDIO)
     assert folder.load("z").audio is not None
+    with pytest.raises(FeatureError, match=r"loop\.npy.*Too many levels of symbolic links"):
+        folder.load("loop")
     for vid, link in (("a07", "/nowhere/a.npy"), ("y", "../gone/y.npy")):
         with pytest.raises(FeatureError, match=f"a link to {link}, where there is nothing"):
             folder.load(vid)

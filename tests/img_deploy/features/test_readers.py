@@ -292,6 +292,18 @@ def test_npy_header_of_another_make(tmp_path: Path, header: bytes) -> None:
     assert "damaged" in refusal(path)
 
 
+@pytest.mark.parametrize("shape", [(10**25, 0), (0, 10**25)])
+def test_npy_header_without_data_and_without_end(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """NumPy's own error would end the run of thousands of videos that this file is one of."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    (tmp_path / "a.npy").write_bytes(stream.getvalue())
+    with pytest.raises(FeatureError):
+        read_npy(tmp_path / "a.npy")
+    with pytest.raises(FeatureError):
+        npy_from_bytes(stream.getvalue(), "a")
+
+
 def test_an_archive_that_unpacks_without_end(tmp_path: Path) -> None:
     """A small file of zeros would take all of the memory."""
     stream, rows = io.BytesIO(), 300_000
@@ -359,6 +371,16 @@ def test_pt_of_a_sparse_tensor(tmp_path: Path) -> None:
     import torch
 
     assert "expected a tensor" in refusal(save(tmp_path / "a.pt", torch.from_numpy(FEATURES).to_sparse()))
+    nested = torch.nested.as_nested_tensor([torch.zeros(2, 3), torch.zeros(1, 3)])
+    assert "expected a tensor" in refusal(save(tmp_path / "b.pt", nested))
+
+
+def test_pt_whose_rows_share_their_data(tmp_path: Path) -> None:
+    """A file of a kilobyte would keep a run busy for ever."""
+    import torch
+
+    path = save(tmp_path / "a.pt", torch.zeros(1, 1).expand(10**13, 24))
+    assert "unpacks to 894070 GiB" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -253,3 +253,30 @@ def test_best_pt_of_another_kind_is_refused(run, tmp_path):
         Checkpoint.load(tmp_path / "torn.pt")
     with pytest.raises(CheckpointError, match="folder"):
         Checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": None},
+        {"weights": {BIAS: 5}},
+        {"weights": {BIAS: torch.zeros(1, device="meta")}},
+        {"weights": {BIAS: torch.zeros(1, dtype=torch.int64)}},
+        {"features": {}},
+        {"features": {"video": {}, "audio": {}}},
+        {"features": {"video": "i3d", "audio": "panns"}},
+        {"noise_seed": "0"},
+        {"vocabulary": {}},
+        {"provenance": "a run"},
+        {"provenance": {5: 6}},
+        {"metrics": {"a": torch.zeros(3)}},
+        {"schema": torch.zeros(3)},
+    ],
+    ids=lambda change: "-".join(f"{key} {value!r}"[:30] for key, value in change.items()),
+)
+def test_a_checkpoint_of_odd_parts_is_refused(run, tmp_path, change):
+    """`inspect` and `export` would end in a traceback, the latter after minutes."""
+    import_run(run, run / "dataset.pkl").checkpoint.save(tmp_path / "best.pt")
+    torch.save(torch.load(tmp_path / "best.pt", weights_only=True) | change, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt: (damaged|got) checkpoint"):
+        Checkpoint.load(tmp_path / "odd.pt")
