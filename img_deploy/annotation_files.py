@@ -104,8 +104,8 @@ def vid_of(value: Any, where: str) -> str:
 
 
 def query_of(value: Any, where: str) -> str:
-    """A sentence, stripped. Raises AnnotationError."""
-    if not isinstance(value, str) or not value.strip():
+    """A sentence, stripped; half a character (a lone surrogate of JSON) makes it none. Raises AnnotationError."""
+    if not isinstance(value, str) or not value.strip() or any("\ud800" <= char <= "\udfff" for char in value):
         raise AnnotationError(f"{where}: got query {value!r}, expected a sentence")
     return value.strip()
 

@@ -54,7 +54,7 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     temporary one, ``.<name>.<pid>.tmp``). Where the file system cannot swap folders, the old one is called
     ``.<name>.<pid>.old`` for a moment. What may be replaced is the caller's to check. Raises OSError.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))  # a link stays a link
     temporary = temporary_beside(folder)
     try:
         temporary.mkdir(parents=True)

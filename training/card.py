@@ -4,6 +4,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from img_deploy import __version__
+from img_deploy.errors import one_line
 from img_deploy.training.checkpoint_callback import CHOSEN_BY, protocol
 
 if TYPE_CHECKING:
@@ -76,5 +77,5 @@ def card_text(card: dict[str, Any]) -> str:
         cells = [f"{m['value']:.2f} ({m['low']:.1f} to {m['high']:.1f})" for m in row["metrics"].values()]
         lines.append(f"| {row['head']}, {row['group']} | {row['queries']} | {' | '.join(cells)} |")
     lines += ["", "Settings are in `config.yaml`, all scores in `card.json`."]
-    lines += [f"- Note: {note}" for note in card["data"]["notes"]]
+    lines += [f"- Note: {one_line(note)}" for note in card["data"]["notes"]]
     return "\n".join(lines) + "\n"

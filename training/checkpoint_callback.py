@@ -1,15 +1,18 @@
 """The callback of a training run: logs, evaluations, the best and the last checkpoints, states to resume from."""
 
-import os
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from img_deploy import __version__
+from img_deploy.files import replacing_file
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.training.answers import Answers, answers_of_network
 from img_deploy.training.config import TrainConfig
@@ -90,7 +93,7 @@ class CheckpointCallback(L.Callback):
         self._log(pl_module, step)
         scores = self._evaluate(trainer, pl_module, step) if is_evaluated(step, pl_module, self.config) else None
         if scores or step % self.config.save_every == 0 or step == pl_module.total_steps:
-            self._save_state(trainer)
+            trainer.save_checkpoint(self.run.state)
         if self.listener is not None and trainer.is_global_zero:
             assert pl_module.last_terms is not None
             loss = pl_module.last_terms.total.item()
@@ -161,13 +164,18 @@ class CheckpointCallback(L.Callback):
             metrics={"protocol": protocol(self.config), "chosen_by": CHOSEN_BY, **scores},
         )
 
-    def _save_state(self, trainer: L.Trainer) -> None:
-        """A state appears whole: a killed save leaves the one before, and a file that the next save replaces."""
-        temporary = self.run.state.with_name(f".{self.run.state.name}.tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.run.state)
-        trainer.strategy.barrier()
+
+class StateFile(TorchCheckpointIO):
+    """States appear whole: a killed save leaves the one before. Lightning's own takes a detour over ``/tmp``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            with replacing_file(path) as stream:
+                stream.write(content.getbuffer())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def is_evaluated(step: int, module: GroundingModule, config: TrainConfig) -> bool:

@@ -1,15 +1,16 @@
 """The configuration of a training run: defaults, then a YAML file, then options of the command line."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from img_deploy.errors import ConfigError
+from img_deploy.errors import ConfigError, one_line
 from img_deploy.files import write_text
 from img_deploy.training.constants import PUBLISHED, FeatureName, LossConfig, TaskName, wrong_features
-from img_deploy.training.settings import Count, Natural, NotNegative, Part, Positive, Settings
+from img_deploy.training.settings import Count, Natural, NotNegative, Part, Positive, Seed, Settings
 
 CONFIG_FILE = "config.yaml"
 
@@ -79,9 +80,9 @@ class TrainConfig(Settings):
     """At the first step; falls linearly to 0 at the last."""
     weight_decay: NotNegative = 0.01
     clip_norm: Positive = 1.0
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of everything that is drawn."""
-    noise_seed: Natural = 0
+    noise_seed: Seed = 0
     """Seed of the slot noise that is part of the trained model."""
 
     select_on: Literal["validation", "test", "val_2"] = "validation"
@@ -167,27 +168,43 @@ class TrainConfig(Settings):
 
 
 def read_config(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:
-    """Defaults < YAML file < options (those that are not None).
+    """Defaults < YAML file < options.
 
     Raises:
         ConfigError: the file cannot be read, keys are unknown or missing, or values are wrong; all in one message.
     """
-    values = {} if file is None else _read_yaml(file)
+    values = read_settings(file)
     try:
-        return TrainConfig(**values | {name: value for name, value in options.items() if value is not None})
+        return TrainConfig(**values | dict(options))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}" if file else str(error)) from None
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
+def read_settings(file: Path | None) -> dict[str, Any]:
+    """The settings that a YAML file states, unchecked; none without a file. Raises ConfigError."""
+    if file is None:
+        return {}
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = parse_yaml(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a YAML file of settings") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not YAML ({str(error).splitlines()[0]})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is not YAML ({one_line(error, 100)})") from None
     if not isinstance(content, dict | None):
         raise ConfigError(f"{file}: got {type(content).__name__}, expected 'setting: value' lines")
     return {str(name): value for name, value in (content or {}).items()}
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, in which 1e-3 is a number, as in YAML 1.2. Raises ValueError."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None

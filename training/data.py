@@ -234,13 +234,15 @@ def split_by_video(queries: Queries, share: float, seed: int) -> tuple[Queries, 
     """Queries for training and for validation; no video is in both.
 
     Args:
-        share: of the videos, that goes to validation; at least one video.
+        share: of the videos, that goes to validation; at least one video, and at most all but one.
+    Raises:
+        InputError: there is one video alone.
     """
     vids = sorted(set(queries.vids))
-    order = np.random.default_rng([seed, 7]).permutation(len(vids))
-    held = {vids[k] for k in order[: max(1, round(share * len(vids)))]}
-    if len(held) == len(vids):
+    if len(vids) < 2:
         raise InputError(f"validation split: got {len(vids)} videos in all, expected at least two to hold one out")
+    order = np.random.default_rng([seed, 7]).permutation(len(vids))
+    held = {vids[k] for k in order[: min(max(1, round(share * len(vids))), len(vids) - 1)]}
     inside = np.array([vid in held for vid in queries.vids])
     return queries.take(np.flatnonzero(~inside)), queries.take(np.flatnonzero(inside))
 

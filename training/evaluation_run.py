@@ -1,11 +1,13 @@
 """Evaluation of a checkpoint or a bundle on a task, from paths to scores."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img_deploy.errors import ConfigError
+from img_deploy.errors import BackendError, ConfigError
+from img_deploy.hardware import why_no_gpu
 from img_deploy.training.answers import Answers, answers_of_bundle, answers_of_network
 from img_deploy.training.data import GroundingData
 from img_deploy.training.evaluate import Evaluation, evaluate_answers
@@ -59,6 +61,10 @@ def run_evaluation(request: EvaluationRequest, reading: Callable[[int, int], Non
         raise ConfigError("evaluate: give either a checkpoint (--ckpt) or a bundle (--bundle)")
     if request.split not in ("test", "val_2") or (request.split == "val_2" and request.task != "activitynet"):
         raise ConfigError(f"split is {request.split!r}, expected test (or val_2, for activitynet)")
+    if not re.fullmatch(r"cpu|cuda(:\d)?", request.device):
+        raise ConfigError(f"device is {request.device!r}, expected cpu or cuda")
+    if request.device != "cpu" and (why := why_no_gpu()):
+        raise BackendError(f"device {request.device}: {why}; use cpu")
     return _of_checkpoint(request, reading) if request.checkpoint is not None else _of_bundle(request, reading)
 
 
@@ -116,6 +122,12 @@ def _data(
         )
     task = open_task(request.task, features, request.data, kinds["video"]["width"], kinds["audio"]["width"])
     variant = "tokens" if vocabulary is None else "glove"
+    if vocabulary is None and (task.text is None or task.text.name != kinds["text"]["name"]):
+        found = "none" if task.text is None else task.text.name
+        raise ConfigError(
+            f"the network reads token features of {kinds['text']['name']}, got {found} beside {features} of "
+            f"{task.name}; give other --features, or a network that reads words"
+        )
     cache = request.cache or Path(request.data) / ".img-deploy"
     return GroundingData(
         task,

@@ -10,14 +10,16 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from img_deploy.errors import ConfigError, one_line
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.config import ModelConfig
 from img_deploy.model.network import IMGNetwork
 from img_deploy.training.answers import answers_of_network
 from img_deploy.training.card import card_text, run_card
-from img_deploy.training.checkpoint_callback import CheckpointCallback, Listener
+from img_deploy.training.checkpoint_callback import CheckpointCallback, Listener, StateFile
 from img_deploy.training.clip_store import Progress
 from img_deploy.training.config import TrainConfig
 from img_deploy.training.data import GroundingData
@@ -67,31 +69,37 @@ def train(
     Raises:
         InputError: settings, annotations or features are wrong. NonFiniteLoss: the loss is not a number.
     """
-    run = RunFolder(Path(out))
-    first_process = is_first_process()
-    if not resume and first_process:
-        run.check_new()
-    keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = False  # else cuDNN computes float32 in TF32
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    datasets = prepare(config, progress, glove_progress)
-    for note in datasets.notes if first_process else ():
-        log(note)
-    if not resume and first_process:
-        run.begin(config)  # not before the data is right: a mistake leaves no run behind
-    network = new_network(config, datasets.data)
-    first = run.first_step() if resume else 0
-    callback = _fit(config, run, datasets, network, first, listener)
-    started = time.perf_counter()
-    best = Checkpoint.load(run.best)
-    test = datasets.data.queries["test"]
-    answers = answers_of_network(best.network(), datasets.data, test, config.evaluation_batch)
-    evaluation = evaluate_answers(answers)
-    card = run_card(config, datasets, callback, best, evaluation, time.perf_counter() - started)
-    if first_process:
-        run.write_card(card, card_text(card))
-    return TrainResult(run.path, run.best, card, evaluation)
+    with RunFolder(Path(out)) as run:
+        first_process = is_first_process()
+        if first_process:
+            (run.hold if resume else run.check_new)()
+        keep_freed_memory()
+        torch.backends.cudnn.allow_tf32 = False  # else cuDNN computes float32 in TF32
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        datasets = prepare(config, progress, glove_progress)
+        for note in datasets.notes if first_process else ():
+            log(note)
+        network = new_network(config, datasets.data)
+        first = run.first_step(network) if resume else 0
+        epoch_steps = -(-len(datasets.train) // config.batch_size)
+        total = config.steps or config.epochs * epoch_steps
+        module = GroundingModule(network, config, total, epoch_steps)
+        provenance = {"origin": "trained", "config": config.model_dump(), "total_steps": total}
+        callback = CheckpointCallback(run, config, datasets.data, datasets.validation, provenance, listener)
+        trainer = _trainer(config, run, callback, first)
+        if not resume and first_process:
+            run.begin(config)  # not before all else is right: a mistake leaves no run behind
+        _fit(trainer, module, datasets, run, callback, first)
+        started = time.perf_counter()
+        best = Checkpoint.load(run.best)
+        test = datasets.data.queries["test"]
+        answers = answers_of_network(best.network(), datasets.data, test, config.evaluation_batch)
+        evaluation = evaluate_answers(answers)
+        card = run_card(config, datasets, callback, best, evaluation, time.perf_counter() - started)
+        if first_process and (callback.samples_per_second or not run.has_card):  # else all was done before
+            run.write_card(card, card_text(card))
+        return TrainResult(run.path, run.best, card, evaluation)
 
 
 def is_first_process() -> bool:
@@ -119,49 +127,55 @@ def new_network(config: TrainConfig, data: GroundingData) -> IMGNetwork:
     return network
 
 
-def _fit(
-    config: TrainConfig,
-    run: RunFolder,
-    datasets: Datasets,
-    network: IMGNetwork,
-    first: int,
-    listener: Listener | None,
-) -> CheckpointCallback:
-    epoch_steps = -(-len(datasets.train) // config.batch_size)
-    total = config.steps or config.epochs * epoch_steps
-    module = GroundingModule(network, config, total, epoch_steps)
-    provenance = {"origin": "trained", "config": config.model_dump(), "total_steps": total}
-    callback = CheckpointCallback(run, config, datasets.data, datasets.validation, provenance, listener)
+def _trainer(config: TrainConfig, run: RunFolder, callback: CheckpointCallback, first: int) -> L.Trainer:
+    """Lightning's. Raises ConfigError where it refuses the accelerator, the devices or the strategy."""
     # Lightning's remarks are about settings that are made here, not by the user.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    trainer = L.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=config.precision,  # type: ignore[arg-type]
-        max_epochs=1,  # Lightning's epoch is the whole run: the loader counts the real ones
-        gradient_clip_val=config.clip_norm,
-        logger=TensorBoardLogger(run.path, name=run.logs.name, version="", purge_step=first or None),
-        callbacks=[callback],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        deterministic="warn" if config.accelerator != "cpu" and torch.cuda.is_available() else None,
-    )
+    try:
+        return L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+            max_epochs=1,  # Lightning's epoch is the whole run: the loader counts the real ones
+            gradient_clip_val=config.clip_norm,
+            logger=TensorBoardLogger(run.path, name=run.logs.name, version="", purge_step=first or None),
+            callbacks=[callback],
+            plugins=[StateFile()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            deterministic="warn" if config.accelerator != "cpu" and torch.cuda.is_available() else None,
+        )
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"accelerator {config.accelerator}, devices {config.devices}, strategy {config.strategy}: "
+            f"{one_line(error, 200)}"
+        ) from None
+
+
+def _fit(
+    trainer: L.Trainer,
+    module: GroundingModule,
+    datasets: Datasets,
+    run: RunFolder,
+    callback: CheckpointCallback,
+    first: int,
+) -> None:
+    config, total = module.config, module.total_steps
     batches = StepBatches(
         datasets.data, datasets.train, config.batch_size, config.seed, trainer.global_rank, trainer.world_size
     )
     loader = StepLoader(batches, first, total, config.workers, pin=torch.cuda.is_available())
     if first < total:
-        network.train()
+        module.network.train()
         trainer.fit(module, loader, ckpt_path=run.state if first else None, weights_only=True)
     else:
         callback.load_state_dict(_kept_state(run, callback))
-    return callback
 
 
 def _kept_state(run: RunFolder, callback: CheckpointCallback) -> dict[str, Any]:

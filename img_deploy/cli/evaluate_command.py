@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from img_deploy.errors import InputError
+
 if TYPE_CHECKING:
     from img_deploy.training.evaluation_run import EvaluationResult
 
@@ -84,7 +86,11 @@ def _write(
         print(f"{ground_truth}: {count} annotated queries", file=sys.stderr)
     if plots is not None:
         title = f"{result.task.name}, {result.task.features}, {split} split"
-        for path in write_plots(result.evaluation, plots, title):
+        try:
+            written = write_plots(result.evaluation, plots, title)
+        except OSError as error:
+            raise InputError(f"{plots}: cannot be written ({error.strerror}); give another folder") from None
+        for path in written:
             print(path, file=sys.stderr)
 
 

@@ -1,5 +1,6 @@
 """``img-deploy synth``: a generated dataset in the real layout."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,9 @@ def synth(
     with CountBar("generating", "videos") as bar:
         summary = write_synthetic(out, config, overwrite, bar)
     print(f"{summary.folder}: {summary.videos} videos, {summary.queries} queries, {summary.size / 1e6:.0f} MB")
-    task = "activitynet" if kinds == ("activitynet",) else "charades"
-    features = "i3d" if task == "activitynet" else kinds[0]
-    print(f"try: img-deploy train --task {task} --features {features} --data {out} --out RUN", file=sys.stderr)
+    features = next((one for one in kinds if one != "activitynet"), None)
+    what = ["--task", "charades" if features else "activitynet", "--features", features or "i3d", "--data", str(out)]
+    for name in ("video_width", "audio_width"):
+        if name in given:
+            what += ["--set", f"{name}={given[name]}"]
+    print(f"try: img-deploy train {shlex.join(what)} --out RUN", file=sys.stderr)

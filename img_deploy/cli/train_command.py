@@ -43,11 +43,11 @@ def train(
     """
     from img_deploy.cli.evaluation_table import print_scores
     from img_deploy.cli.training_progress import TrainingBar
-    from img_deploy.training.config import read_config
+    from img_deploy.training.config import read_config, read_settings
     from img_deploy.training.run_folder import RunFolder
 
-    options |= _settings(setting or [])
-    settings = RunFolder(out).resume(options) if resume else read_config(config, options)
+    options = {name: value for name, value in options.items() if value is not None} | _settings(setting or [])
+    settings = RunFolder(out).resume(read_settings(config) | options) if resume else read_config(config, options)
 
     # Seconds of imports: not before the settings are right.
     from img_deploy.training.train import is_first_process
@@ -60,7 +60,7 @@ def train(
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
-    import yaml
+    from img_deploy.training.config import parse_yaml
 
     found = {}
     for pair in pairs:
@@ -68,7 +68,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {pair}: got no '=', expected NAME=VALUE, e.g. --set use_importance=false")
         try:
-            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            found[name.strip().replace("-", "_")] = parse_yaml(value)
+        except ValueError:
             raise ConfigError(f"--set {pair}: got {value!r}, expected a number, a word, true or false") from None
     return found

@@ -56,6 +56,7 @@ def test_from_nothing_to_scores(run, tmp_path):
         (("train", "--out", "{out}", "--resume"), "holds no training run to resume"),
         (("train", "--out", "{out}", "--set", "dim"), "expected NAME=VALUE"),
         (("train", "--out", "{out}", "--set", "dims=3"), "dims: Extra"),
+        (("train", "--out", "{out}", "--set", "seed=2024-13-45"), "got '2024-13-45', expected a number"),
         (("train", "--out", "{out}", "--config", "{out}/none.yaml"), "cannot be read"),
         (("train", "--out", "{out}", "--task", "charades", "--features", "i3d", "--data", "{out}"), "with dataset/"),
         (("train", "--out", "{out}", "--select-on", "nothing"), "(got 'nothing')"),
@@ -77,3 +78,37 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, arguments, told):
     assert told.format(out=out) in lines[0]
     assert "Traceback" not in errors
     assert not list(out.iterdir())
+
+
+def test_a_resumed_run_refuses_another_config(run, tmp_path):
+    """--config beside --resume was ignored without a word."""
+    from img_deploy.training.config import TrainConfig
+    from img_deploy.training.run_folder import RunFolder
+
+    RunFolder(tmp_path / "run").begin(TrainConfig(task="charades", features="i3d", data="d", steps=2))
+    (tmp_path / "other.yaml").write_text("steps: 9\n")
+    code, _, errors = run("train", "--out", tmp_path / "run", "--resume", "--config", tmp_path / "other.yaml")
+    assert code == 2
+    assert "steps is 2, got 9" in errors
+
+
+def test_the_line_that_synth_suggests_can_be_typed(run, tmp_path):
+    """It named activitynet as features, left spaces bare and widths out: none of them trained."""
+    sizes = ("--small", "--videos", 8)
+    _, _, told = run("synth", tmp_path / "a b", *sizes, "--video-width", 6, "--audio-width", 5)
+    assert f"--features i3d --data '{tmp_path}/a b' --set video_width=6 --set audio_width=5 --out RUN" in told
+    _, _, told = run("synth", tmp_path / "c", *sizes, "--kind", "activitynet", "--kind", "iv2")
+    assert "--task charades --features iv2" in told
+
+
+def test_pictures_that_cannot_be_written_are_wrong_input(tmp_path):
+    """As for --predictions: exit code 2, and what to do."""
+    from types import SimpleNamespace
+
+    from img_deploy.cli.evaluate_command import _write
+    from img_deploy.errors import InputError
+
+    (tmp_path / "file").touch()
+    result = SimpleNamespace(task=SimpleNamespace(name="t", features="f"), evaluation=None)
+    with pytest.raises(InputError, match="give another folder"):
+        _write(result, None, None, tmp_path / "file", "test")

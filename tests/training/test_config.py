@@ -1,5 +1,7 @@
 """Where settings come from, and that wrong ones are all told at once."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -14,7 +16,7 @@ def test_options_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
     """A user who types --seed 3 means 3, whatever the file says."""
     file = tmp_path / "settings.yaml"
     file.write_text("seed: 1\nepochs: 7\ntask: charades\nfeatures: i3d\ndata: d\n")
-    config = read_config(file, {"seed": 3, "dim": None})
+    config = read_config(file, {"seed": 3})
     assert (config.seed, config.epochs, config.dim) == (3, 7, 128)
 
 
@@ -79,7 +81,7 @@ def test_a_resumed_run_keeps_its_settings(tmp_path):
     config = TrainConfig(**NEEDED, seed=5)
     folder = RunFolder(tmp_path / "run")
     folder.begin(config)
-    assert folder.resume({"seed": 5, "dim": None}) == config
+    assert folder.resume({"seed": 5}) == config
     with pytest.raises(ConfigError, match="seed is 5, got 6"):
         folder.resume({"seed": 6})
     with pytest.raises(ConfigError, match="leave out --resume"):
@@ -92,3 +94,58 @@ def test_booleans_are_no_numbers():
         TrainConfig(**NEEDED, steps=True)
     with pytest.raises(ConfigError, match=r"use_local: .*got 0"):
         TrainConfig(**NEEDED, use_local=0)
+
+
+def test_numbers_may_be_written_as_everywhere_else(tmp_path):
+    """YAML 1.1 takes 5e-4 for a word: a learning rate written so would be refused."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("task: charades\nfeatures: i3d\ndata: d\nlearning_rate: 5e-4\nweight_decay: 1E-2\nmargin: .5e0\n")
+    config = read_config(file, {})
+    assert (config.learning_rate, config.weight_decay, config.margin) == (5e-4, 1e-2, 0.5)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "0b_"])
+def test_values_that_yaml_itself_stumbles_over_are_told(tmp_path, value):
+    """A date of no calendar was a traceback."""
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"seed: {value}\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        read_config(file, NEEDED)
+
+
+def test_a_setting_of_the_file_can_be_taken_back(tmp_path):
+    """`--set gamma=null` over a file that states it would be ignored without a word."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("gamma: 2.5\n")
+    assert read_config(file, {**NEEDED, "gamma": None}).gamma is None
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(TrainConfig(**NEEDED, gamma=2.5))
+    with pytest.raises(ConfigError, match=r"gamma is 2.5, got None"):
+        folder.resume({"gamma": None})
+
+
+def test_seeds_are_what_pytorch_takes():
+    """A longer seed was a traceback after all data had been read."""
+    assert TrainConfig(**NEEDED, seed=2**63 - 1, noise_seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"seed: .*noise_seed: "):
+        TrainConfig(**NEEDED, seed=2**63, noise_seed=2**63)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    """Two that go on with one run would write each other's states; and what killed ones left must go."""
+    (tmp_path / "run").mkdir()
+    for name in (".best.pt.12.tmp", ".last-0000003.pt.7.tmp", ".resume.ckpt.tmp", ".mine.tmp"):
+        (tmp_path / "run" / name).touch()
+    with RunFolder(tmp_path / "run") as first, RunFolder(tmp_path / "run") as second:
+        first.hold()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".mine.tmp"]
+        with pytest.raises(ConfigError, match="another process is training"):
+            second.hold()
+    with RunFolder(tmp_path / "run") as third:
+        third.hold()
+
+
+def test_a_folder_that_tensorboard_cannot_name_is_refused_at_once():
+    """Its writer knows UTF-8 alone: a traceback after the data was read."""
+    with pytest.raises(ConfigError, match="UTF-8"):
+        RunFolder(Path("run\udcff")).check_new()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from img_deploy.errors import ConfigError, InputError
+from img_deploy.errors import BackendError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.training.answers import answers_of_network
 from img_deploy.training.evaluate import evaluate_answers
-from img_deploy.training.evaluation_run import EvaluationRequest, run_evaluation
+from img_deploy.training.evaluation_run import EvaluationRequest, _data, run_evaluation
 from img_deploy.training.metrics import summarise, window_iou
 from img_deploy.training.submissions import write_ground_truth, write_predictions
 from img_deploy.training.train import train
@@ -221,6 +221,24 @@ def test_features_of_another_kind_are_refused(tmp_path, best):
     write_synthetic(tmp_path / "wide", SyntheticConfig(videos=8, moments=3, min_clips=11, max_clips=14, max_moment=4))
     with pytest.raises(InputError, match="width 24"):
         run_evaluation(EvaluationRequest("charades", tmp_path / "wide", checkpoint=best, features="i3d"))
+
+
+@pytest.mark.parametrize(("device", "error"), [("gpu", ConfigError), ("cuda", BackendError)])
+def test_a_device_that_is_not_there_is_one_clear_error(narrow_data, best, monkeypatch, device, error):
+    """It was a traceback of PyTorch after all features had been read."""
+    monkeypatch.setattr("img_deploy.training.evaluation_run.why_no_gpu", lambda: "no NVIDIA GPU")
+    with pytest.raises(error, match=rf"{device}.*expected cpu or cuda|{device}: no NVIDIA GPU"):
+        run_evaluation(EvaluationRequest("charades", narrow_data, checkpoint=best, features="i3d", device=device))
+
+
+def test_token_features_of_another_encoder_are_refused(every_kind, tmp_path):
+    """CLIP's tokens for LLaMA's: the shapes did not fit in mid-evaluation; in mid-assertion where a task has none."""
+    kinds = {"video": {"name": "clip+sf", "width": 2816}, "audio": {"name": "panns", "width": 2048}}
+    kinds["text"] = {"name": "clip-text", "width": 512}
+    for task, features in (("charades", "iv2"), ("activitynet", "i3d")):
+        request = EvaluationRequest(task, every_kind, checkpoint=tmp_path, features=features)
+        with pytest.raises(ConfigError, match="reads token features of clip-text"):
+            _data(request, kinds, None, 128, None)
 
 
 def test_the_bootstrap_is_over_videos(scored):

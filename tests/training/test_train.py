@@ -15,7 +15,8 @@ import torch
 from img_deploy.errors import CheckpointError, ConfigError, InputError
 from img_deploy.model.checkpoint import Checkpoint
 from img_deploy.model.stacked import StackedNetwork
-from img_deploy.training.checkpoint_callback import CheckpointCallback, is_evaluated
+from img_deploy.training.checkpoint_callback import CheckpointCallback, StateFile, is_evaluated
+from img_deploy.training.data import split_by_video
 from img_deploy.training.datasets import prepare
 from img_deploy.training.lit_module import GroundingModule, NonFiniteLoss, loss_config
 from img_deploy.training.loader import StepBatches
@@ -193,10 +194,11 @@ def test_a_finished_run_is_resumed_without_harm(six_steps, whole):
     """--resume in a script that is run twice must not train on, nor lose the card."""
     run = whole
     before = weights(run)
-    history = json.loads((run / "card.json").read_text())["history"]
-    train(six_steps, run, resume=True)
+    cards = [(run / name).read_bytes() for name in ("card.json", "card.md")]
+    result = train(six_steps, run, resume=True)
     assert_same_weights(weights(run), before)
-    assert json.loads((run / "card.json").read_text())["history"] == history
+    assert result.card["history"] == json.loads(cards[0])["history"]
+    assert [(run / name).read_bytes() for name in ("card.json", "card.md")] == cards  # its speed is not 0 now
 
 
 def test_a_damaged_state_is_one_clear_error(six_steps, whole, tmp_path):
@@ -207,6 +209,37 @@ def test_a_damaged_state_is_one_clear_error(six_steps, whole, tmp_path):
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"resume\.ckpt: cannot be read"):
         train(six_steps, run, resume=True)
+
+
+def test_a_state_of_another_network_is_one_clear_error(six_steps, whole, tmp_path):
+    """Where config.yaml was edited, Lightning's list of misfitting tensors is no answer."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    with pytest.raises(CheckpointError, match=r"resume\.ckpt: got network\..* by config\.yaml and the data"):
+        train(six_steps.model_copy(update={"dim": six_steps.dim * 2}), run, resume=True)
+
+
+@pytest.mark.parametrize("changes", [{"accelerator": "abacus"}, {"strategy": "divide"}])
+def test_what_lightning_refuses_is_one_clear_error_and_leaves_no_run(tiny_config, tmp_path, changes):
+    """A misspelt accelerator was a traceback, and a folder that the next attempt found taken."""
+    with pytest.raises(ConfigError, match=r"abacus|divide"):
+        train(tiny_config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_leaves_the_state_before_and_is_told_by_file(tmp_path, monkeypatch):
+    """A message that names no file, or one in /tmp, tells nobody which disk is full."""
+    state = tmp_path / "resume.ckpt"
+    StateFile().save_checkpoint({"global_step": 1}, state)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("img_deploy.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*resume\.ckpt"):
+        StateFile().save_checkpoint({"global_step": 2}, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.ckpt"]
+    assert torch.load(state, weights_only=True) == {"global_step": 1}
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tiny_config, tmp_path, narrow_data):
@@ -262,6 +295,13 @@ def test_validation_videos_are_not_trained_on(tiny_config):
     assert not set(datasets.train.vids) & set(datasets.validation.vids)
     assert not set(datasets.train.vids) & set(datasets.data.queries["test"].vids)
     assert 0.2 <= len(set(datasets.validation.vids)) / 20 <= 0.4
+
+
+def test_a_large_share_for_validation_leaves_a_video_to_train_on(tiny_config):
+    """0.99 of 20 videos are 20: it was refused with a word about two videos."""
+    data = prepare(tiny_config()).data
+    kept, held = split_by_video(data.queries["train"], 0.99, 0)
+    assert (len(set(kept.vids)), len(set(held.vids))) == (1, 19)
 
 
 def test_the_published_protocol_selects_on_the_test_set_and_says_so(tiny_config, tmp_path):

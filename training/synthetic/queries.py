@@ -80,7 +80,8 @@ def charades_queries(scenes: Sequence[Scene], seed: int) -> list[SyntheticQuery]
     random = stream(seed, "charades", "rows")
     rows = [train[k] for k in random.permutation(len(train))] + test
     agree = len(train) // 2  # the published forms agree up to the first missing row, too
-    missing = set((agree + random.choice(len(train) - agree, size=DROPPED_ROWS, replace=False)).tolist())
+    dropped = min(DROPPED_ROWS, len(train) - agree)
+    missing = set((agree + random.choice(len(train) - agree, size=dropped, replace=False)).tolist())
     queries, tvr = [], 0
     for txt, (scene, event) in enumerate(rows):
         qids: dict[Numbering, int] = {"txt": txt}

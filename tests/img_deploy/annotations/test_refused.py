@@ -56,6 +56,7 @@ def test_duplicate_ids_name_both_places(tmp_path: Path) -> None:
         (without(ROW, "vid"), "got vid None"),
         (without(ROW, "query"), "got query None"),
         ({**ROW, "query": " "}, "expected a sentence"),
+        ({**ROW, "query": "a \ud83d sits"}, "expected a sentence"),
         ({**ROW, "vid": 3}, "got vid 3"),
         ({**ROW, "qid": 1.5}, "got qid"),
         ({**ROW, "qid": True}, "got qid"),

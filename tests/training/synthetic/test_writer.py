@@ -237,6 +237,29 @@ def test_existing_folders_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+def test_a_link_stays_a_link_and_nothing_is_left_beside_it(tmp_path):
+    """The link was replaced by the set, and lay beside it under a hidden name."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    write_synthetic(tmp_path / "link", SyntheticConfig(videos=8, video_width=4, audio_width=4))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "planted.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_the_current_folder_is_refused(tmp_path, monkeypatch):
+    """A set that takes its place leaves the user's shell in a deleted folder, which looks empty."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="current folder"):
+        write_synthetic(Path(), SyntheticConfig(videos=8, video_width=4, audio_width=4))
+
+
+def test_a_set_of_few_training_videos(tmp_path):
+    """Six training queries have no four rows to leave out of the second half: it was a traceback."""
+    few = SyntheticConfig.small(videos=8, test_share=0.9, video_width=4, audio_width=4)
+    assert write_synthetic(tmp_path / "out", few).queries == 24
+
+
 def test_progress_and_summary(tmp_path):
     """A progress bar that stops short, or a summary that counts wrongly, misleads."""
     calls = []
