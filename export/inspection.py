@@ -133,7 +133,7 @@ def _verification(bundle: Bundle) -> Verification | None:
 
 
 def _network(config: ModelConfig, features: Mapping[str, Mapping[str, Any]]) -> Section:
-    kinds = {f"{name}_features": f"{kind['name']}, width {kind['width']}" for name, kind in features.items()}
+    kinds = {f"{name}_features": f"{kind.get('name')}, width {kind.get('width')}" for name, kind in features.items()}
     return {"variant": config.variant, **kinds}
 
 

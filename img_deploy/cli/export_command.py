@@ -74,7 +74,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the drawn features and queries.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawn features and queries.")] = 0,
 ) -> None:
     """Export a checkpoint: ONNX graphs, weights and vocabulary in one folder that `infer` needs nothing beside.
 

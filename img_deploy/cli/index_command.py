@@ -42,7 +42,7 @@ def index(
     threads: ThreadsOption = None,
     engine: EngineOption = Engine.LOCAL,
     workers: WorkersOption = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most videos per run.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=1 << 20, help="Most videos per run.")] = 16,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first video that cannot be used (exit code 2).")
     ] = False,

@@ -67,7 +67,7 @@ def infer(
     threads: ThreadsOption = None,
     engine: EngineOption = Engine.LOCAL,
     workers: WorkersOption = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most videos, queries or pairs per run.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=1 << 20, help="Most videos, queries or pairs per run.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Most moments per answer.")] = 1,
     nms: Annotated[
         float, typer.Option(min=0, max=1, help="Greatest overlap (IoU, 0 to 1) of two moments of an answer.")

@@ -94,8 +94,8 @@ def profile(
 def _numbers(name: str, values: list[str] | None) -> tuple[int, ...]:
     """Whole numbers of an option given as ``1,8,16``, repeated, or both."""
     parts = [part.strip() for value in values or () for part in value.split(",")]
-    if wrong := [part for part in parts if not (part.isascii() and part.isdigit() and int(part))]:
-        raise InputError(f"{name}: got {wrong[0]!r}, expected whole numbers above 0, such as 1,8,16")
+    if wrong := [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 10 and int(part))]:
+        raise InputError(f"{name}: got {wrong[0]!r:.40}, expected whole numbers above 0, such as 1,8,16")
     return tuple(int(part) for part in parts)
 
 

@@ -73,6 +73,7 @@ def test_features_of_a_folder_are_taken(profile, feature_folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--batch-size", "9" * 5000), "--batch-size: got '999"),
         (("--batch-size", "1,x"), "--batch-size: got 'x', expected whole numbers"),
         (("--batch-size", "0"), "--batch-size: got '0'"),
         (("--clips", "1,,2"), "--clips: got ''"),

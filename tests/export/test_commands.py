@@ -104,6 +104,14 @@ def test_inspect_moves_no_cursor(run_cli, best, tmp_path):
     assert "a [31m b" in done.out
 
 
+def test_inspect_of_features_without_a_name(run_cli, exported, tmp_path):
+    """A manifest that another program wrote would end in a traceback."""
+    folder = damaged(exported("tiny_vlm"), tmp_path / "a", "manifest.json", lambda c: c.replace(b'"name"', b'"Name"'))
+    done = run_cli("inspect", folder)
+    assert done.code == 0
+    assert "None, width 24" in done.out
+
+
 @pytest.fixture
 def wrong_files(tmp_path, golden):
     """Things that are neither checkpoint nor bundle."""
@@ -145,6 +153,7 @@ def test_options_that_are_wrong(run_cli, best, tmp_path):
         (("--targets", "onnx,aoti"), "target aoti: packages compiled by AOTInductor were dropped"),
         (("--samples", tmp_path / "none"), "none"),
         (("--out", best), "no folder"),
+        (("--seed", "-1"), "--seed"),
     ):
         done = run_cli("export", "--ckpt", best, "--out", tmp_path / "deploy", *options)
         assert done.code == 2, done.err

@@ -272,3 +272,8 @@ def test_control_characters_stay_out_of_the_terminal(infer, features):
     assert "\x1b" not in done.err
     one_line(infer("--query", "w001", "--video", "\x1b[2JY"), "no features for video")
     assert "\x1b" not in infer("--query", "w001", "--bundle", "no\x1bwhere").err
+
+
+def test_more_at_once_than_can_be_counted(infer):
+    """Python's own error about its counters would be shown."""
+    one_line(infer("--query", "w001", "--batch-size", "9" * 20), "--batch-size")
