@@ -173,7 +173,12 @@ def _fit(
     loader = StepLoader(batches, first, total, config.workers, pin=torch.cuda.is_available())
     if first < total:
         module.network.train()
-        trainer.fit(module, loader, ckpt_path=run.state if first else None, weights_only=True)
+        try:
+            trainer.fit(module, loader, ckpt_path=run.state if first else None, weights_only=True)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning makes a failure of Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
     else:
         callback.load_state_dict(_kept_state(run, callback))
 

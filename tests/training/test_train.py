@@ -152,6 +152,20 @@ def test_a_killed_process_goes_on_to_the_same_weights(six_steps, whole, tmp_path
     assert_same_weights(weights(run), weights(whole))
 
 
+def test_an_interrupted_run_says_so(tiny_config, tmp_path):
+    """Ctrl-C is no failure: a script that asks for 130 would try again."""
+
+    def interrupt(_progress):
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(), tmp_path / "run", listener=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def test_two_processes_train_one_run(tiny_config, tmp_path):
     """On several devices each process begins the run: the second must not find it taken, nor write its files."""
     file, run = tmp_path / "settings.yaml", tmp_path / "run"
