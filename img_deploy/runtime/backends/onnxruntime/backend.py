@@ -146,6 +146,8 @@ class OrtBackend(NativeBackend):
             raise BackendError(f"backend onnxruntime: {path} does not load ({one_line(error, 200)})") from None
         if wanted not in session.get_providers():
             raise BackendError(f"backend onnxruntime: {wanted} does not start here, though it is installed")
+        if (found := session.get_modelmeta().custom_metadata_map.get("graph", graph)) != graph:
+            raise BackendError(f"{path}: holds the graph {found}, expected {graph}; export the bundle again")
         return session
 
     def providers(self, graph: str) -> list[Any]:  # noqa: ARG002

@@ -116,6 +116,13 @@ def test_a_graph_that_does_not_load(changed):
     assert "does not load" in choice.out["onnxruntime:cpu"]
 
 
+def test_a_graph_in_the_place_of_another(changed, bundle):
+    """A manifest that names one graph's file for another would end in a KeyError of the first question."""
+    swapped = changed("video_encoder", bundle.graph("grounder").read_bytes(), rehash=True)
+    with pytest.raises(BackendError, match="holds the graph grounder, expected video_encoder"):
+        choose(swapped, "onnxruntime")
+
+
 def test_answering_needs_no_torch(exported, features, tmp_path):
     """An edge device would have to install PyTorch for a bundle that has no use for it."""
     out = tmp_path / "out.jsonl"
