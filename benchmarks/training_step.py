@@ -174,8 +174,9 @@ LOOP_HEAD = (
 )
 STEP_TEXT = (
     "Single steps without Lightning, in turns (A B, B A, ...), both from the same weights; their losses were equal "
-    "before the timing. *Published way*: packed `nn.GRU`, PyTorch's own linear layers, depthwise convolution and "
-    "random numbers, AdamW tensor by tensor; all else is this project's, so it is no measurement of the paper's code. "
+    "before the timing. *Published way*: packed `nn.GRU`, keys and values of slots, PyTorch's own linear layers, "
+    "depthwise convolution and random numbers, AdamW tensor by tensor; all else is this project's, so it is no "
+    "measurement of the paper's code. "
     "The ratio is the median over rounds of its time over ours in the same round, in brackets its quartiles."
 )
 STEP_HEAD = (
