@@ -11,6 +11,9 @@ import pytest
 
 from img_deploy.errors import FeatureError
 from img_deploy.features import open_folder
+from img_deploy.features.kinds import FeatureKind
+from img_deploy.features.prepare import prepare_tokens
+from img_deploy.features.readers import read_array
 
 Lengths = dict[str, int]
 
@@ -50,6 +53,28 @@ def write() -> Any:
         rows = staticmethod(rows)
 
     return Writers
+
+
+@pytest.fixture(scope="session")
+def save() -> Callable[[Path, Any], Path]:
+    """Function: write an array in the format that the path's suffix names."""
+
+    def by_suffix(path: Path, array: Any) -> Path:
+        if path.suffix == ".npz":
+            return save_npz(path, features=array)
+        return save_npy(path, array) if path.suffix == ".npy" else save_pt(path, array)
+
+    return by_suffix
+
+
+@pytest.fixture(scope="session")
+def read_features() -> Callable[..., np.ndarray]:
+    """Function: a file as the network takes it."""
+
+    def read(path: Path, width: int = 3) -> np.ndarray:
+        return prepare_tokens(str(path), read_array(path), FeatureKind("plain", width))
+
+    return read
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from img_deploy.features import open_folder
+from img_deploy.runtime.indexing import index_folder
 from img_deploy.runtime.lots import Listener
 from img_deploy.runtime.predictor import load_bundle
 from img_deploy.runtime.results import Answer, moments_of
+from img_deploy.runtime.workers import ThisProcess
 
 
 class Ears(Listener):
@@ -34,6 +37,26 @@ def ears():
 def predictors(bundles):
     """The small bundles on the torch backend."""
     return {name: load_bundle(bundles[name], "torch", threads=1) for name in ("tiny_glove", "tiny_vlm")}
+
+
+@pytest.fixture(scope="module")
+def predictor(predictors):
+    """That of words."""
+    return predictors["tiny_glove"]
+
+
+@pytest.fixture
+def indexed(predictor, features, tmp_path):
+    """Function: index the features -> what became of the videos; other arguments are those of ``index_folder``."""
+    path = str(tmp_path / "library")
+
+    def run(**options):
+        rules = predictor.rules
+        folder = open_folder(features.folder, rules.video, rules.audio, max_clips=rules.max_clips)
+        return index_folder(folder, ThisProcess(predictor), path, **options)
+
+    run.path = path
+    return run
 
 
 @pytest.fixture

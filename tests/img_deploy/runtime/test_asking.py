@@ -19,11 +19,6 @@ from img_deploy.runtime.workers import ThisProcess
 QUERIES = (Query("w001 w002"), Query("w003 w004 w005 w006 zebra"), Query("w007"))
 
 
-@pytest.fixture(scope="module")
-def predictor(bundles):
-    return load_bundle(bundles["tiny_glove"], "torch", threads=1)
-
-
 @pytest.fixture
 def folder(features, predictor):
     for number in range(8):
