@@ -2,7 +2,7 @@
 
 The slots of one modality of one sample are the rows of a tile [ROWS, D], and every product has that tile on its left:
 its sums take a few cycles, so what counts is how often threads wait for each other. The tile goes to the other threads
-through shared memory, one barrier each time; LayerNorms are computed on what comes back, where a warp has whole rows.
+through shared memory, one barrier each time; a LayerNorm is taken after the product that it precedes, and adds no wait.
 Weights go from memory straight into the registers that multiply them, most asked for before the wait for the tile.
 Clips are normalised once where all of them fit.
 """
