@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from img_deploy.errors import AnnotationError, one_line
+from img_deploy.errors import AnnotationError, is_utf8, one_line
 
 Where = str | os.PathLike[str]
 
@@ -104,8 +104,8 @@ def vid_of(value: Any, where: str) -> str:
 
 
 def query_of(value: Any, where: str) -> str:
-    """A sentence, stripped; half a character (a lone surrogate of JSON) makes it none. Raises AnnotationError."""
-    if not isinstance(value, str) or not value.strip() or any("\ud800" <= char <= "\udfff" for char in value):
+    """A sentence in UTF-8, stripped. Raises AnnotationError."""
+    if not isinstance(value, str) or not value.strip() or not is_utf8(value):
         raise AnnotationError(f"{where}: got query {value!r}, expected a sentence")
     return value.strip()
 

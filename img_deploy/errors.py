@@ -23,6 +23,19 @@ def one_line(text: object, most: int | None = None) -> str:
     return (words or (type(text).__name__ if isinstance(text, BaseException) else ""))[:most]
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can spell it: not half a character, as a lone surrogate of JSON or a file name of other bytes is.
+
+    >>> is_utf8("a"), is_utf8("\\udcff")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def validation_problems(error: Any) -> str:
     """Every problem of a ``pydantic.ValidationError`` in one line: where, what is wrong, and what was found there."""
     found = []

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img_deploy.errors import CheckpointError, ConfigError
+from img_deploy.errors import CheckpointError, ConfigError, is_utf8
 from img_deploy.files import write_text
 from img_deploy.training.config import CONFIG_FILE, TrainConfig, read_config
 
@@ -39,10 +39,8 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Raises ConfigError where the folder holds a run already, or TensorBoard cannot take its name."""
-        try:
-            os.fspath(self.path).encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{self.path}: is not a name in UTF-8; give another --out") from None
+        if not is_utf8(str(self.path)):
+            raise ConfigError(f"{self.path}: is not a name in UTF-8; give another --out")
         if (self.path / CONFIG_FILE).exists():
             raise ConfigError(f"{self.path}: holds a training run; continue it with --resume, or give another --out")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from img_deploy.errors import FeatureError, InputError, one_line
+from img_deploy.errors import FeatureError, InputError, is_utf8, one_line
 from img_deploy.features.folders import TextFolder, text_files
 from img_deploy.features.ids import known_spelling
 from img_deploy.features.kinds import FeatureKind
@@ -49,7 +49,7 @@ class IndexFacts:
 
     def refusal(self, video: EncodedVideo) -> FeatureError | None:
         """Why an encoding cannot be kept; None where it can."""
-        if any("\ud800" <= letter <= "\udfff" for letter in video.vid):
+        if not is_utf8(video.vid):
             return FeatureError(f"{video.vid!r}: got an id that is no UTF-8 text; rename its files")
         for values in (video.visual_clips, video.audio_clips):
             if self.store == "fp16" and values is not None and np.abs(values).max(initial=0) > np.finfo(np.float16).max:

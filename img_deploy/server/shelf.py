@@ -14,7 +14,7 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
-from img_deploy.errors import FeatureError, ImgDeployError, InputError
+from img_deploy.errors import FeatureError, ImgDeployError, InputError, is_utf8
 from img_deploy.features.folders import FeatureFolder
 from img_deploy.features.ids import by_video, known_spelling
 from img_deploy.features.prepare import VideoFeatures
@@ -94,7 +94,7 @@ class Shelf:
     def _hold(self, library: FeatureFolder | VideoIndex | None) -> None:
         self.library = library
         names = [] if library is None else library.videos()
-        self._names = {name: None for name in names if _is_text(name)}
+        self._names = {name: None for name in names if is_utf8(name)}
         if left_out := len(names) - len(self._names):
             LOG.warning("%s: %d videos are left out, no UTF-8 can spell their ids", self.where, left_out)
         self._looked = time.monotonic()
@@ -271,11 +271,6 @@ class Shelf:
         except InputError as error:
             raise BusyError(str(error)) from None
         self._take_over(index)
-
-
-def _is_text(name: str) -> bool:
-    """Whether JSON can hold a file's name."""
-    return name.isascii() or name.encode(errors="ignore").decode() == name
 
 
 def _bytes(video: EncodedVideo) -> int:

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from img_deploy.errors import QueryError
+from img_deploy.errors import QueryError, is_utf8
 
 if TYPE_CHECKING:
     from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -47,10 +47,8 @@ def tokenize(sentence: str, max_words: int = MAX_WORDS, max_chars: int = MAX_CHA
     plain = _plain_words(sentence.lower())
     if 0 < len(plain) <= max_words and max(map(len, plain)) <= max_chars:
         return Words(plain)
-    try:
-        sentence.encode("utf-8")
-    except UnicodeEncodeError:
-        raise QueryError(f"query {_shown(sentence)}: got bytes that are not UTF-8, expected text") from None
+    if not is_utf8(sentence):
+        raise QueryError(f"query {_shown(sentence)}: got bytes that are not UTF-8, expected text")
     spaced = sentence.translate(_CLEAN).lower().split()
     if not spaced:
         raise QueryError(f"query {_shown(sentence)}: got no words, expected a sentence; write what to look for")
