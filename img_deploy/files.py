@@ -57,9 +57,14 @@ def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     The two change names in one step: a killed program leaves the old folder whole, or the new one (and perhaps the
     temporary one, ``.<name>.<pid>.tmp``). Where the file system cannot swap folders, the old one is called
-    ``.<name>.<pid>.old`` for a moment. What may be replaced is the caller's to check. Raises OSError.
+    ``.<name>.<pid>.old`` for a moment. What may be replaced is the caller's to check.
+
+    Raises OSError where it cannot be written, or is the current folder or holds it: whoever stands in it would be left
+    in a deleted one.
     """
-    folder = Path(os.path.realpath(folder))  # a link stays a link
+    given, folder = folder, Path(os.path.realpath(folder))  # a link stays a link
+    if folder in (here := Path.cwd(), *here.parents):
+        raise OSError(errno.EBUSY, "it is the current folder or holds it; give the name of a new one", str(given))
     temporary = temporary_beside(folder)
     try:
         temporary.mkdir(parents=True)

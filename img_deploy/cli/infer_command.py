@@ -230,7 +230,7 @@ def _answer(request: "Request", output: Output, strict: bool, quiet: bool) -> No
     try:
         _write_answers(session, output, reporter)
     except (KeyboardInterrupt, ImgDeployError):
-        partial = output.out and output.out.with_name(f"{output.out.name}.partial")
+        partial = output.out and output.out.parent / f"{output.out.name}.partial"
         if partial and partial.exists() and output.best is None and output.chosen is OutputFormat.JSONL:
             reporter.tell(f"stopped: the answers so far are in {partial}; run the same command with --resume to go on")
         raise

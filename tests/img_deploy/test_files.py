@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from img_deploy.files import write_text
+from img_deploy.files import replacing_folder, write_text
 
 
 def test_what_is_no_file_stays_what_it_is(tmp_path):
@@ -20,3 +20,13 @@ def test_what_is_no_file_stays_what_it_is(tmp_path):
     assert pipe.is_fifo()
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path, "")
+
+
+@pytest.mark.parametrize("folder", [".", "..", ""])
+def test_the_current_folder_is_not_replaced(folder, tmp_path, monkeypatch):
+    """`export --out .` would leave the user in a deleted folder, beside a bundle that is not seen from there."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OSError, match="is the current folder or holds it"), replacing_folder(folder):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]

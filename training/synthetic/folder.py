@@ -28,8 +28,6 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    if out.resolve() in (Path.cwd(), *Path.cwd().parents):  # whoever stands in it would be left in a deleted folder
-        raise InputError(f"{out}: is the current folder or holds it; give the name of a new one")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / SIDECAR).is_file():
