@@ -116,6 +116,7 @@ def test_by_keyboard_and_on_a_phone(features, listening_server, visit):
         page = visit(server.url, viewport=PHONE, color_scheme="dark")
         page.locator("#choice summary").press("Enter")
         page.get_by_label("Videos whose id contains").fill("b")
+        api.expect(page.locator("#videos input")).to_have_count(1)  # the list comes after the page
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
         assert page.locator("#chosen").text_content() == "B"
