@@ -86,6 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     _prepare_streams()
+    if "" in arguments:  # of an unset variable, as a rule; as a path it would be the current folder
+        before = ["img-deploy", *arguments][arguments.index("")]
+        return _failed(f"{before}: got nothing after it, expected a value", 2)
     try:
         code = app(args=arguments or ["--help"], prog_name="img-deploy", standalone_mode=False)
         sys.stdout.flush()

@@ -65,6 +65,8 @@ def test_the_package_imports_at_once():
         (["infer", "x", "--nms", "2"], "'--nms'"),
         (["infer", "x", "--batch-size", "many"], "'--batch-size'"),
         (["infer", "x", "--format", "xml"], "'--format'"),
+        (["train", "--out", ""], "--out: got nothing after it"),
+        (["infer", "", "--query", "x"], "infer: got nothing after it"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(run_cli, arguments, told):

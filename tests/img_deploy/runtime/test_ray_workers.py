@@ -138,7 +138,7 @@ def test_nothing_beside_the_answers(bundles, features):
         (Path(folder) / "ray").mkdir()
         (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
         environment |= {"RAY_TMPDIR": folder}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
 
 
