@@ -68,7 +68,7 @@ def test_the_deadline_holds(entries_of):
     """A compilation that does not end would take the whole time; what was measured before it would be lost."""
     begin = time.monotonic()
     done, hung, rest = entries_of("ok", "hang", "ok", seconds=6.0)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
     assert done.outcome == "done"
     assert (hung.case["do"], hung.outcome, hung.why) == ("hang", "skipped", OUT_OF_TIME)
     assert (rest.case, rest.why) == ({"rest": "what was not begun"}, OUT_OF_TIME)
