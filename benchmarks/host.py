@@ -40,10 +40,7 @@ ROUNDING = "the features rounded once"
 
 
 def measure(seconds: float) -> dict[str, dict[str, float]]:
-    """Microseconds of each call and part for one pair, and of the backend's calls for many pairs. On one thread."""
-    import torch
-
-    torch.set_num_threads(1)
+    """Microseconds of each call and part for one pair, and of the backend's calls for many pairs."""
     return {name: _microseconds(call, seconds) for name, call in _calls()}
 
 
@@ -132,7 +129,7 @@ METHOD = (
     "`buffers` are the backend's run of a graph on a device that takes no time: padding to its bucket, filling, "
     "cutting. Encoded clips and words stay on the device for one pair, and lie in host memory for 64. The device "
     "decodes the spans, and for `answer` looks at the values of the features. The host rounds them to fp16 on their "
-    "way to it, here on one thread: `the features rounded once` is that alone."
+    "way to it, on the threads named above, all else on one: `the features rounded once` is that alone."
 )
 
 
@@ -171,10 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each part (default 1)")
+    parser.add_argument("--threads", type=int, help="of PyTorch, which round features (default: as many as it takes)")
     given = parser.parse_args(arguments)
     command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
+    import torch
+
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
     try:
-        where, neighbours = environment(threads=1), OtherPrograms()
+        where, neighbours = environment(threads=torch.get_num_threads()), OtherPrograms()
         found = measure(given.seconds)
         result = {"command": command, "where": where, "microseconds": found, "neighbours": neighbours.cores()}
         for path in write_results(given.out, "host", result, page):
