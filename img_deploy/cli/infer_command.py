@@ -227,8 +227,9 @@ def _answer(request: "Request", output: Output, strict: bool, quiet: bool) -> No
         raise InputError(f"--strict: {session.plan.notes[-1]}")
     # Of a single pair nothing is left when it is skipped: what is wrong with it is the answer.
     reporter.strict = strict or len(session.plan) == 1
+    writer = output.writer(session)
     try:
-        _write_answers(session, output, reporter)
+        _write_answers(session, writer, output.out, reporter)
     except (KeyboardInterrupt, ImgDeployError):
         partial = output.out and output.out.parent / f"{output.out.name}.partial"
         if partial and partial.exists() and output.best is None and output.chosen is OutputFormat.JSONL:
@@ -236,11 +237,13 @@ def _answer(request: "Request", output: Output, strict: bool, quiet: bool) -> No
         raise
 
 
-def _write_answers(session: "Session", output: Output, reporter: "Reporter") -> None:
+def _write_answers(
+    session: "Session", opened: "AnswerTable | RowWriter | BestWriter", out: Path | None, reporter: "Reporter"
+) -> None:
     from img_deploy.runtime.ranking import BestWriter
 
     total, begin = len(session.plan), time.perf_counter()
-    with output.writer(session) as writer, reporter:
+    with opened as writer, reporter:
         reporter.begin(total, len(writer.done))
         for answers in session.answers(writer.done, reporter):
             writer.write(answers)
@@ -254,6 +257,6 @@ def _write_answers(session: "Session", output: Output, reporter: "Reporter") -> 
         reporter.note(f"note: {what}: {why}")
     before = f" ({len(writer.done)} before)" if writer.done else ""
     skipped = f"; {reporter.errors} videos or queries skipped" if reporter.errors else ""
-    place = f"; written to {output.out}" if output.out else ""
+    place = f"; written to {out}" if out else ""
     speed = f"{took:.1f} s ({new / took:,.1f}/s)"
     reporter.note(f"{writer.rows} of {total} pairs answered{before} in {speed}{skipped}{place}")

@@ -222,7 +222,9 @@ class _Indexing:
             video, mark = one.result, self._marks[one.vid]
             if (error := self.index.facts.refusal(video)) is not None:
                 return self.take(one._replace(result=error))
-            seconds = by_video(self.durations, one.vid)
+            seconds, before = by_video(self.durations, one.vid), self._known.get(one.vid)
+            if seconds is None and before is not None:
+                seconds = before.duration
             sound = video.audio is not None
             entry = IndexedVideo(one.vid, video.clips, video.source_clips, sound, seconds, mark, one.digest)
             if one.vid in self._known:

@@ -249,6 +249,7 @@ def test_an_interrupted_run_resumes(infer, features, tmp_path, monkeypatch, stop
         again = infer(*arguments, out)
         assert again.code == 2
         assert "pass --resume" in again.err
+        assert "stopped:" not in again.err
         changed = infer(*arguments, out, "--resume", "--top-k", 2)
         assert changed.code == 2
         assert "was begun with top-k 1 (now 2)" in changed.err

@@ -110,9 +110,10 @@ def test_many_files_are_merged(indexed, predictor, monkeypatch):
     assert dataset.to_table().to_pylist() == before
 
 
-def test_durations_are_kept_and_renewed(indexed, predictor):
+def test_durations_are_kept_and_renewed(indexed, features, predictor):
     """Moments of an index would have no seconds, or those of an old file."""
     indexed(durations={"A": 10.0, "B": 20.0})
+    features.add("A", 12)
     indexed(durations={"B": 25.0, "C": 5.0})
     assert VideoIndex.open(indexed.path, predictor.bundle).durations() == {"A": 10.0, "B": 25.0, "C": 5.0}
 
