@@ -14,6 +14,23 @@ from img_deploy.kernels.tiles import channels, layer_norm, linear, load_mask, lo
 from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
 
+@triton.jit
+def _shifted(tile, index, STEP: tl.constexpr):
+    """Row i of the result is row i + STEP of ``tile``, zeros where there is none; float32.
+
+    In 16 bits and for few rows it is a product with ones and zeros, which is exact: tensor cores move rows from thread to
+    thread with fewer instructions.
+    """
+    if tile.dtype != tl.float32 and tile.shape[0] <= 32:
+        ones = (index[:, None] + STEP == index[None, :]).to(tl.float32)
+        return tl.dot(ones.to(tile.dtype), tile)
+    else:
+        source = index + STEP
+        present = (source >= 0) & (source < tile.shape[0])
+        source = tl.broadcast_to(tl.where(present, source, 0)[:, None], tile.shape)
+        return tl.where(present[:, None], tl.gather(tile, source, 0).to(tl.float32), 0.0)
+
+
 @triton.jit(do_not_specialize=["clips", "positions"])
 def conv_block_kernel(
     x_ptr,  # [B, L, D]
@@ -53,26 +70,24 @@ def conv_block_kernel(
     x = load_rows(x_ptr + sample * clips * DIM, rows, clips, channel, real, DIM).to(tl.float32)
     at = tl.where(positions == 1, 0, rows)
     x += load_rows(position_ptr, at, tl.minimum(clips, positions), channel, real, DIM).to(tl.float32)
-    keep = load_mask(mask_ptr + sample * clips, rows, clips)
+    # As a maximum, past which the compiler does not see that a mask is one byte wide: it would lay products out for bytes.
+    keep = tl.max(load_mask(mask_ptr + sample * clips, rows[:, None], clips).to(tl.int32), axis=1) != 0
     for layer in range(LAYERS):
         # Weights of taps lie scattered, and each read takes long: all at once and before the norm, where they fit the
         # registers.
         taps, taps_ptr = (), depthwise_weight_ptr + layer * DIM * TAPS
+        bias = load_vector(pointwise_bias_ptr + layer * DIM, channel, real)
         if EAGER:
             for tap in tl.static_range(TAPS):
-                taps = taps + (tl.load(taps_ptr + channel * TAPS + tap, mask=real, other=0.0),)  # noqa: RUF005
+                taps = taps + (load_vector(taps_ptr + tap, channel * TAPS, real),)  # noqa: RUF005
         normed = layer_norm(x, norm_weight_ptr + layer * DIM, norm_bias_ptr + layer * DIM, channel, real, DIM)
         normed = tl.where(keep[:, None], normed, 0.0).to(storage)
         mixed = tl.zeros([ROWS, WIDTH], tl.float32)
         for tap in tl.static_range(TAPS):
-            source = index + tap - REACH
-            present = (source >= 0) & (source < ROWS)
-            source = tl.broadcast_to(tl.where(present, source, 0)[:, None], [ROWS, WIDTH])
-            shifted = tl.where(present[:, None], tl.gather(normed, source, 0).to(tl.float32), 0.0)
-            weight = taps[tap] if EAGER else tl.load(taps_ptr + channel * TAPS + tap, mask=real, other=0.0)
-            mixed += shifted * weight.to(tl.float32)[None, :]
-        hidden = spread(load_vector(pointwise_bias_ptr + layer * DIM, channel, real), ROWS)
-        hidden = linear(hidden, mixed.to(storage), pointwise_weight_ptr + layer * DIM * DIM, DIM, DIM, 1, WIDTH, CHUNK)
+            weight = taps[tap] if EAGER else load_vector(taps_ptr + tap, channel * TAPS, real)
+            mixed += _shifted(normed, index, tap - REACH) * weight[None, :]
+        pointwise_ptr = pointwise_weight_ptr + layer * DIM * DIM
+        hidden = linear(spread(bias, ROWS), mixed.to(storage), pointwise_ptr, DIM, DIM, 1, WIDTH, CHUNK)
         x += tl.maximum(hidden, 0.0)
     store_rows(out_ptr + sample * clips * DIM, x, rows, first, tl.minimum(end, clips), channel, real, DIM)
 

@@ -51,7 +51,7 @@ def _branch(
     one = x * load_vector(conv1_weight_ptr, channel, real)[None, :] + load_vector(conv_bias_ptr, channel, real)[None, :]
 
     # Sums of taps may leave the range of fp16 where clips do not; the factor is exact and taken out before the norm.
-    SCALE: tl.constexpr = FP16_SCALE if storage == tl.float16 else 1.0
+    SCALE: tl.constexpr = 1.0 if storage == tl.float32 else FP16_SCALE
     one = (tl.maximum(one, 0.0) * SCALE).to(storage)
     three = (tl.maximum(three, 0.0) * SCALE).to(storage)
     five = (tl.maximum(five, 0.0) * SCALE).to(storage)

@@ -20,7 +20,6 @@ from img_deploy.kernels.tiles import (
     mask_scores,
     store_rows,
     vector_linear,
-    weighted,
 )
 from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 
@@ -31,32 +30,34 @@ SAFE_IN_FP16 = tl.constexpr(reference.SAFE_IN_FP16)
 def _trilinear(
     clips_ptr,
     words_ptr,
-    clip_weight_ptr,
-    word_weight_ptr,
+    weight_ptr,
     product_weight_ptr,
     rows,
     word,
     clips,
     words,
+    ALONG: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Scores between the clips ``rows`` and the words ``word``, float32 [ROWS, WORDS]."""
+    """Scores between the clips ``rows`` and the words ``word``, float32 [ROWS, WORDS], for a softmax along the clips or
+    the words. What is the same for all of them has no part in it: of the two sums with a weight of their own, the one over
+    ``ALONG`` is left, as part of the product."""
     STEP: tl.constexpr = min(CHUNK, WIDTH)
     storage = clips_ptr.dtype.element_ty
-    of_clip = tl.zeros(rows.shape, tl.float32)
-    of_word = tl.zeros(word.shape, tl.float32)
     scores = tl.zeros([rows.shape[0], word.shape[0]], tl.float32)
     for start in range(0, WIDTH, STEP):
         channel, real = channels(start + tl.arange(0, STEP), DIM, 1, WIDTH)
-        clip = load_rows(clips_ptr, rows, clips, channel, real, DIM).to(tl.float32)
+        clip = load_rows(clips_ptr, rows, clips, channel, real, DIM)
         query = load_rows(words_ptr, word, words, channel, real, DIM)
-        of_clip += tl.sum(weighted(clip, load_vector(clip_weight_ptr, channel, real)), axis=1)
-        of_word += tl.sum(weighted(query.to(tl.float32), load_vector(word_weight_ptr, channel, real)), axis=1)
-        product = (clip * load_vector(product_weight_ptr, channel, real)[None, :]).to(storage)
-        scores = tl.dot(product, tl.trans(query), scores, input_precision="ieee")
-    return scores + of_clip[:, None] + of_word[None, :]
+        product, own = load_vector(product_weight_ptr, channel, real), load_vector(weight_ptr, channel, real)
+        if ALONG == "clips":
+            query = (query.to(tl.float32) * product[None, :] + own[None, :]).to(storage)
+        else:
+            clip = (clip.to(tl.float32) * product[None, :] + own[None, :]).to(storage)
+        scores = tl.dot(clip, tl.trans(query), scores, input_precision="ieee")
+    return scores
 
 
 @triton.jit(do_not_specialize=["clips", "words"])
@@ -105,8 +106,8 @@ def query_attention_kernel(
         for first_clip in range(0, clips, CLIPS):
             clip = first_clip + tl.arange(0, CLIPS)
             scores = _trilinear(
-                *(clips_ptr, words_ptr, clip_weight_ptr, word_weight_ptr, product_weight_ptr),
-                *(clip, word, clips, words, DIM, WIDTH, CHUNK),
+                *(clips_ptr, words_ptr, clip_weight_ptr, product_weight_ptr),
+                *(clip, word, clips, words, "clips", DIM, WIDTH, CHUNK),
             )  # [CLIPS, WORDS]
             keep = load_mask(clip_mask_ptr, clip, clips)
             scores = mask_scores(scores, keep[:, None], (clip < clips)[:, None])
@@ -121,8 +122,8 @@ def query_attention_kernel(
 
         # Along the row of each clip: a softmax over all words, and the words and gathered clips under it.
         scores = _trilinear(
-            *(clips_ptr, words_ptr, clip_weight_ptr, word_weight_ptr, product_weight_ptr),
-            *(rows, word, clips, words, DIM, WIDTH, CHUNK),
+            *(clips_ptr, words_ptr, word_weight_ptr, product_weight_ptr),
+            *(rows, word, clips, words, "words", DIM, WIDTH, CHUNK),
         )  # [ROWS, WORDS]
         keep = load_mask(word_mask_ptr, word, words)
         scores = mask_scores(scores, keep[None, :], (word < words)[None, :])

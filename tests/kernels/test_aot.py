@@ -20,10 +20,11 @@ MOST_BARRIERS = {
     ("bigru", "batch_tile"): 4,  # a turn of its loop is four steps
     ("bigru", "one_row"): 2,
     ("bigru", "backward"): 14,
+    ("conv_block", "small_batch"): 18,
     ("slot_attention", "rows"): 18,
     ("slot_attention", "one_slot"): 43,
 }
-"""(op, variant) of the kernels whose steps wait for each other -> barriers in their code, on any GPU."""
+"""(op, variant) of the kernels whose steps or layers wait for each other -> barriers in their code, on any GPU."""
 
 
 @needs_triton
