@@ -102,6 +102,7 @@ def calls_of(
     launch: Callable[..., None],
     rows: Sequence[int] = (16, 32, 64),
     chunked: bool = True,
+    stages: Sequence[int] = (1,),
     **blocks: Sequence[int],
 ) -> Iterator[TuningCall]:
     """Tuning calls of a kernel over rows: one sample and 64, in every storage dtype.
@@ -110,6 +111,7 @@ def calls_of(
         shapes: batch -> shapes of the op's inputs, the first also that of its output.
         launch: ``launch(inputs, out, config)``.
         chunked: whether it takes weights ``CHUNK`` columns at a time.
+        stages: pipeline depths to try; 2 for a kernel whose loop reads weights.
         rows, blocks: values to try of ``ROWS`` and of the kernel's other block sizes.
     """
     for batch, (name, dtype) in product((1, 64), STORAGE_DTYPES.items()):
@@ -119,7 +121,7 @@ def calls_of(
         if chunked:
             tried["CHUNK"] = (16, 32) if dtype == torch.float32 else (64, 128)
         candidates = tuple(
-            LaunchConfig(warps, 1, dict(zip(tried, sizes, strict=True)))
-            for warps, *sizes in product((4, 8), *tried.values())
+            LaunchConfig(warps, depth, dict(zip(tried, sizes, strict=True)))
+            for warps, depth, *sizes in product((4, 8), stages, *tried.values())
         )
         yield TuningCall(batch_regime(batch), name, partial(launch, inputs, out), candidates)
