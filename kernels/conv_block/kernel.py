@@ -18,17 +18,18 @@ from img_deploy.kernels.tuning import BATCH_REGIMES, LaunchConfig, TuningCall
 def _shifted(tile, index, STEP: tl.constexpr):
     """Row i of the result is row i + STEP of ``tile``, zeros where there is none; float32.
 
-    In 16 bits and for few rows it is a product with ones and zeros, which is exact: tensor cores move rows from thread to
-    thread with fewer instructions.
+    In 16 bits and for few rows it is a product with ones and zeros, which is exact: tensor cores move rows from thread
+    to thread with fewer instructions.
     """
     if tile.dtype != tl.float32 and tile.shape[0] <= 32:
         ones = (index[:, None] + STEP == index[None, :]).to(tl.float32)
-        return tl.dot(ones.to(tile.dtype), tile)
+        shifted = tl.dot(ones.to(tile.dtype), tile)
     else:
         source = index + STEP
         present = (source >= 0) & (source < tile.shape[0])
         source = tl.broadcast_to(tl.where(present, source, 0)[:, None], tile.shape)
-        return tl.where(present[:, None], tl.gather(tile, source, 0).to(tl.float32), 0.0)
+        shifted = tl.where(present[:, None], tl.gather(tile, source, 0).to(tl.float32), 0.0)
+    return shifted
 
 
 @triton.jit(do_not_specialize=["clips", "positions"])
@@ -70,7 +71,7 @@ def conv_block_kernel(
     x = load_rows(x_ptr + sample * clips * DIM, rows, clips, channel, real, DIM).to(tl.float32)
     at = tl.where(positions == 1, 0, rows)
     x += load_rows(position_ptr, at, tl.minimum(clips, positions), channel, real, DIM).to(tl.float32)
-    # As a maximum, past which the compiler does not see that a mask is one byte wide: it would lay products out for bytes.
+    # As a maximum: the compiler, where it sees that a mask is one byte wide, lays the products out for bytes.
     keep = tl.max(load_mask(mask_ptr + sample * clips, rows[:, None], clips).to(tl.int32), axis=1) != 0
     for layer in range(LAYERS):
         # Weights of taps lie scattered, and each read takes long: all at once and before the norm, where they fit the

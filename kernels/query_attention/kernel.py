@@ -42,8 +42,8 @@ def _trilinear(
     CHUNK: tl.constexpr,
 ):
     """Scores between the clips ``rows`` and the words ``word``, float32 [ROWS, WORDS], for a softmax along the clips or
-    the words. What is the same for all of them has no part in it: of the two sums with a weight of their own, the one over
-    ``ALONG`` is left, as part of the product."""
+    the words. What is the same for all of them has no part in it: of the two sums with a weight of their own, the one
+    over ``ALONG`` is left, as part of the product."""
     STEP: tl.constexpr = min(CHUNK, WIDTH)
     storage = clips_ptr.dtype.element_ty
     scores = tl.zeros([rows.shape[0], word.shape[0]], tl.float32)
