@@ -22,7 +22,7 @@ def text_of(path: Where) -> str:
         with open(path, "rb") as stream:
             data = stream.read()
         encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+        text = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise AnnotationError(f"{name}: no such file") from None
     except IsADirectoryError:
@@ -34,6 +34,10 @@ def text_of(path: Where) -> str:
         raise AnnotationError(f"{name}:{line}: got bytes that are not UTF-8, expected text; save it as UTF-8") from None
     except OSError as error:
         raise AnnotationError(f"{name}: cannot be read ({error.strerror or error})") from None
+    if "\0" in text:  # UTF-16 without a mark, UTF-32, or what a full disk left
+        line = text[: text.index("\0")].count("\n") + 1
+        raise AnnotationError(f"{name}:{line}: got NUL bytes, expected text; save it as UTF-8")
+    return text
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

@@ -125,6 +125,8 @@ def test_rows_without_a_moment_can_be_left_out(tmp_path: Path) -> None:
         ("a.txt", "\n  \n", "got an empty file"),
         ("a.txt", "a question\n", "a.txt:1: got a line of plain text"),
         ("a.txt", b"A 1 2##qid_1##ok\nA 1 2##qid_2##caf\xe9\n", "a.txt:2: got bytes that are not UTF-8"),
+        ("a.txt", "A 1 2##qid_1##ok\n".encode("utf-16-le"), "a.txt:1: got NUL bytes, expected text"),
+        ("a.txt", b"A 1 2##qid_1##ok\n\0\0\0", "a.txt:2: got NUL bytes, expected text"),
         ("a.json", "{}", "got no annotations"),
     ],
 )
