@@ -170,7 +170,7 @@ def format_of(path: str, text: str) -> Format:
         return "jsonl" if is_json_row(first) else "activitynet"
     if path.endswith(".json"):
         raise AnnotationError(f"{path}:1: got {first[:40]!r}, expected a JSON object on it")
-    return "txt" if "##" in first else "lines"
+    return "txt" if "##" in text else "lines"
 
 
 def _parsed(path: Where) -> tuple[Format, list[_Row]]:

@@ -87,6 +87,7 @@ def test_a_row_without_a_sentence_is_skipped(tmp_path: Path) -> None:
     [
         ("q.txt", "", "got an empty file"),
         ("q.txt", "a 1##qid_1##x\n", "q.txt:1: got 'a 1##qid_1##x'"),
+        ("q.txt", "sits down\na 0 1##qid_1##x\n", "q.txt:1: got 'sits down', expected 'VID START END##"),
         ("q.txt", "a 0 1##qid_x##x\n", "q.txt:1: got qid 'qid_x'"),
         ("q.txt", "a 0 1##qid_1##x\nb 0 1##qid_1##y\n", "q.txt:2: got qid 1 again, first at"),
         ("q.jsonl", lines(ROW) + '{"qid": 8, "query"', "q.jsonl:2: not valid JSON"),
