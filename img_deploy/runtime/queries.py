@@ -121,7 +121,7 @@ def _own(library: "FeatureFolder | VideoIndex", file: str, found: QueryFile, onl
         )
     if not own:
         wanted = f" about {', '.join(sorted(only))}" if only else f" about the {len(library)} videos of {library.path}"
-        why = f" ({notes[0]})" if found.skipped else ""
+        why = f" ({notes[0]})" if notes else ""
         raise InputError(f"{file}: got no queries{wanted}{why}; give the file and the folder of the same dataset")
     return Plan(
         videos=tuple(own),
