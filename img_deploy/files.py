@@ -26,21 +26,24 @@ def replacing_file(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb"
     """A stream whose content takes the place of ``path`` when the block ends well; otherwise nothing changes.
 
     Text is UTF-8 with line ends as written. What is no file, as ``/dev/null``, is written to and stays what it is.
-    Raises OSError where the folder cannot be written.
+    Raises OSError, which names a file, where it cannot be written.
     """
     path = Path(path)
     temporary = temporary_beside(path)
     text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
-    if path.exists() and not path.is_file():
-        with open(path, mode, **text) as stream:  # type: ignore[call-overload]
-            yield stream
-        return
     try:
+        if path.exists() and not path.is_file():
+            with open(path, mode, **text) as stream:  # type: ignore[call-overload]
+                yield stream
+            return
         with open(temporary, mode, **text) as stream:  # type: ignore[call-overload]
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

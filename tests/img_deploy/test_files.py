@@ -22,6 +22,13 @@ def test_what_is_no_file_stays_what_it_is(tmp_path):
         write_text(tmp_path, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
+def test_a_full_disk_names_the_file():
+    """`error: No space left on device` would not say which of several outputs is meant."""
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_text("/dev/full", "written")
+
+
 @pytest.mark.parametrize("folder", [".", "..", ""])
 def test_the_current_folder_is_not_replaced(folder, tmp_path, monkeypatch):
     """`export --out .` would leave the user in a deleted folder, beside a bundle that is not seen from there."""
