@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -245,6 +246,13 @@ def test_a_link_stays_a_link_and_nothing_is_left_beside_it(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "disk" / "planted.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    """NumPy's error of a short write has no reason of the system's: the message would end in (None)."""
+    monkeypatch.setattr(writer_module.np, "save", Mock(side_effect=OSError("8 requested and 0 written")))
+    with pytest.raises(InputError, match=r"cannot be written \(8 requested and 0 written\)"):
+        write_synthetic(tmp_path / "out", SyntheticConfig(videos=8, video_width=4, audio_width=4))
 
 
 def test_the_current_folder_is_refused(tmp_path, monkeypatch):
