@@ -108,6 +108,8 @@ def _profile(folder: Path, options: "ProfileOptions", json_file: Path | None, pl
     for path in (json_file, plot):
         if path is not None and path != STDOUT:
             check_writable(path)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise InputError(f"--plot: got {str(plot)!r}, expected a name that ends in .png")
     with _progress() as on_step:
         result = run_profile(Bundle.open(folder), options, on_step)
     if plot is not None:

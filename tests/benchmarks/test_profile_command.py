@@ -85,6 +85,7 @@ def test_features_of_a_folder_are_taken(profile, feature_folder):
         (("--threads", "0"), "--threads"),
         (("--backend", "cudnn"), "backend: got 'cudnn', expected one of auto"),
         (("--json", "nowhere/p.json"), "nowhere/p.json: cannot be written"),
+        (("--plot", "p.svg"), "--plot: got 'p.svg', expected a name that ends in .png"),
         (("--plot", "."), ".: got a folder, expected the name of a file"),
         (("--features", "nowhere"), "nowhere"),
         (("--bundle", "nowhere"), "nowhere: got nothing, expected a bundle folder"),
