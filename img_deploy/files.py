@@ -18,7 +18,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 def temporary_beside(path: Path) -> Path:
     """A hidden name in the same folder, of this process alone: renaming it to ``path`` is one step."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.parent / f".{path.name}.{os.getpid()}.tmp"
 
 
 @contextmanager

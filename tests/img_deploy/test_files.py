@@ -18,8 +18,9 @@ def test_what_is_no_file_stays_what_it_is(tmp_path):
     finally:
         os.close(reader)
     assert pipe.is_fifo()
-    with pytest.raises(IsADirectoryError):
-        write_text(tmp_path, "")
+    for folder in (tmp_path, ".", "/"):
+        with pytest.raises(IsADirectoryError):
+            write_text(folder, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
