@@ -24,7 +24,7 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
             yield temporary
             _check_free(out, overwrite)
     except OSError as error:
-        raise InputError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from None
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
