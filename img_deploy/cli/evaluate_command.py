@@ -68,8 +68,10 @@ def evaluate(
         result = run_evaluation(request, bar)
     for note in result.notes:
         print(note, file=sys.stderr)
-    _write(result, predictions, ground_truth, plots, split)
-    _print(result, format)
+    try:
+        _write(result, predictions, ground_truth, plots, split)
+    finally:  # scores may have taken long
+        _print(result, format)
 
 
 def _write(

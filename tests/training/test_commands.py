@@ -43,6 +43,9 @@ def test_from_nothing_to_scores(run, tmp_path):
     assert scores["queries"] == len((tmp_path / "p.jsonl").read_text().splitlines())
     assert "held out" in scores["protocol"]
     assert {path.name for path in (tmp_path / "plots").iterdir()} >= {"heads.png", "moment_length.png"}
+    unwritable = ("--ckpt", out / "best.pt", "--format", "json", "--predictions", tmp_path)
+    code, told, _ = run("evaluate", *unwritable, "--task", "charades", "--data", data)
+    assert (code, json.loads(told)["queries"]) == (2, scores["queries"])  # they may have taken long
     code, told, _ = run("train", "--out", out, "--resume")
     assert code == 0
     assert f"{out / 'best.pt'}" in told
