@@ -114,7 +114,8 @@ def _data(
     max_clips: int,
     reading: Callable[[int, int], None] | None,
 ) -> GroundingData:
-    features = request.features or kinds["video"]["name"]
+    trained_on = kinds["video"]["name"]
+    features = request.features or trained_on
     if features not in FEATURES:
         raise ConfigError(
             f"features of the {'checkpoint' if request.checkpoint else 'bundle'} are {features!r}, expected one of "
@@ -128,6 +129,8 @@ def _data(
             f"the network reads token features of {kinds['text']['name']}, got {found} beside {features} of "
             f"{task.name}; give other --features, or a network that reads words"
         )
+    if trained_on in FEATURES and features != trained_on:
+        raise ConfigError(f"features are {features!r}, but the network was trained on {trained_on}; drop --features")
     cache = request.cache or Path(request.data) / ".img-deploy"
     return GroundingData(
         task,

@@ -55,7 +55,7 @@ def label_moments(starts: npt.ArrayLike, ends: npt.ArrayLike, clips: npt.ArrayLi
     best = (iou >= iou.max(axis=1, keepdims=True) - TIE).argmax(axis=1)
     rows = np.arange(len(best))
     pairs = np.stack([i[rows, best], j[rows, best]], axis=1)
-    pairs[iou[rows, best] <= 0] = 0
+    pairs[iou[rows, best] <= TIE] = 0
     return pairs
 
 

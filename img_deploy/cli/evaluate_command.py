@@ -61,6 +61,8 @@ def evaluate(
     from img_deploy.cli.training_progress import CountBar
     from img_deploy.training.evaluation_run import EvaluationRequest, run_evaluation
 
+    if predictions is not None and predictions == ground_truth:
+        raise InputError(f"--ground-truth: got the file of --predictions ({predictions}); give another")
     request = EvaluationRequest(
         task, data, ckpt, bundle, features, split, cache, batch_size, backend, device, resamples
     )

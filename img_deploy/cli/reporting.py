@@ -66,7 +66,7 @@ class Reporter(Listener):
         if self._queries_unknown <= MOST_WARNINGS:
             words = ", ".join(query.unknown)
             self.note(
-                f"warning: query {query.query!r}: none of its words is known ({words}), so its answer is a guess; "
+                f"warning: query {query.query[:80]!r}: none of its words is known ({words}), so its answer is a guess; "
                 "--glove FILE knows more words"
             )
 

@@ -46,6 +46,8 @@ def test_from_nothing_to_scores(run, tmp_path):
     unwritable = ("--ckpt", out / "best.pt", "--format", "json", "--predictions", tmp_path)
     code, told, _ = run("evaluate", *unwritable, "--task", "charades", "--data", data)
     assert (code, json.loads(told)["queries"]) == (2, scores["queries"])  # they may have taken long
+    code, _, errors = run("evaluate", "--ckpt", out / "best.pt", "--features", "iv2", *task[:2], *task[4:])
+    assert (code, "trained on i3d; drop --features" in errors) == (2, True)
     code, told, _ = run("train", "--out", out, "--resume")
     assert code == 0
     assert f"{out / 'best.pt'}" in told
@@ -66,6 +68,7 @@ def test_from_nothing_to_scores(run, tmp_path):
         (("evaluate", "--task", "charades", "--data", "{out}"), "either a checkpoint"),
         (("evaluate", "--task", "charades", "--data", "{out}", "--ckpt", "{out}/best.pt"), "best.pt"),
         (("evaluate", "--task", "charades", "--data", "{out}", "--bundle", "{out}"), "{out}"),
+        (("evaluate", "--task", "x", "--data", "x", "--predictions", "a", "--ground-truth", "a"), "--ground-truth"),
         (("synth", "{out}/new", "--kind", "i3"), "(got 'i3')"),
         (("synth", "{out}/new", "--videos", "1"), "videos: "),
     ],

@@ -135,7 +135,7 @@ def test_bad_folders(infer, features, tmp_path):
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("", "query '': got no words"),
+        ("", "--query: got nothing after it"),
         ("  \t", "got no words"),
         ("\x00\x1b", "got no words"),
         ("x" * 300, "a word of 300 characters"),
