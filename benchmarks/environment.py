@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from img_deploy.errors import InputError
 from img_deploy.hardware import hardware, package_versions
 
 
@@ -25,6 +26,15 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         | {name: version for name, version in package_versions().items() if version is not None},
         "threads": threads,
     }
+
+
+def use_threads(threads: int) -> None:
+    """So many of PyTorch's. Raises InputError: below 1."""
+    import torch
+
+    if threads < 1:
+        raise InputError(f"threads: got {threads}, expected at least 1")
+    torch.set_num_threads(threads)
 
 
 def headline(where: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from img_deploy.benchmarks.environment import environment
+from img_deploy.benchmarks.environment import environment, use_threads
 from img_deploy.benchmarks.page import Document, head, origin, table, write_results
 from img_deploy.benchmarks.timing import Effort, no_collection, summarize
 from img_deploy.errors import ImgDeployError
@@ -173,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
     import torch
 
-    if given.threads is not None:
-        torch.set_num_threads(given.threads)
     try:
+        if given.threads is not None:
+            use_threads(given.threads)
         where, neighbours = environment(threads=torch.get_num_threads()), OtherPrograms()
         found = measure(given.seconds)
         result = {"command": command, "where": where, "microseconds": found, "neighbours": neighbours.cores()}

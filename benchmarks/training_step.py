@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from img_deploy.benchmarks.environment import environment
+from img_deploy.benchmarks.environment import environment, use_threads
 from img_deploy.benchmarks.page import Document, head, origin, spread, table, write_results
 from img_deploy.benchmarks.timing import Effort, interleaved, paired_ratio, summarize
 from img_deploy.errors import ImgDeployError, VerificationError
@@ -50,13 +50,11 @@ SHAPES = (Shape(32, 16, 40, 25.0), Shape(32, 64, 40, 72.0), Shape(128, 16, 64, 1
 
 def measure(shape: Shape, work: Path, effort: Effort, loop_steps: int, threads: int) -> dict[str, Any]:
     """All figures of one shape, as plain values."""
-    import torch
-
     from img_deploy.benchmarks.operator_profile import profile_operators
     from img_deploy.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    torch.set_num_threads(threads)
+    use_threads(threads)
     config, batches, new = _material(shape, work, threads)
     neighbours = OtherPrograms()
     runs = {OURS: _step(new(), config, batches, False), PUBLISHED: _step(new(), config, batches, True)}

@@ -26,7 +26,7 @@ def replacing_file(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb"
     """A stream whose content takes the place of ``path`` when the block ends well; otherwise nothing changes.
 
     Text is UTF-8 with line ends as written. What is no file, as ``/dev/null``, is written to and stays what it is.
-    Raises OSError, which names a file, where it cannot be written.
+    Raises OSError, which names it, where it cannot be written.
     """
     path = Path(path)
     temporary = temporary_beside(path)
@@ -42,7 +42,8 @@ def replacing_file(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb"
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names none
+        if error.filename in (None, str(temporary)):  # a full disk names none
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

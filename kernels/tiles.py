@@ -57,13 +57,6 @@ def spread(vector, ROWS: tl.constexpr):
 
 
 @triton.jit
-def weighted(tile, weight):
-    """``tile`` times ``weight`` in each row, rounded before anything is added: threads that share the sum of a row
-    then agree on it."""
-    return tl.fma(tile, tl.broadcast_to(weight[None, :], tile.shape), tl.zeros(tile.shape, tl.float32))
-
-
-@triton.jit
 def load_mask(mask_ptr, rows, count):
     """[ROWS] bool, False where there is no such row."""
     return tl.load(mask_ptr + rows, mask=(rows >= 0) & (rows < count), other=0) != 0

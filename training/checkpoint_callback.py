@@ -171,11 +171,8 @@ class StateFile(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        try:
-            with replacing_file(path) as stream:
-                stream.write(content.getbuffer())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        with replacing_file(path) as stream:
+            stream.write(content.getbuffer())
 
 
 def is_evaluated(step: int, module: GroundingModule, config: TrainConfig) -> bool:

@@ -1,9 +1,11 @@
 """The ``img-deploy`` command: one file per subcommand, imported when its turn comes."""
 
 import os
+import re
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -86,9 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     _prepare_streams()
-    if "" in arguments:  # of an unset variable, as a rule; as a path it would be the current folder
-        before = ["img-deploy", *arguments][arguments.index("")]
-        return _failed(f"{before}: got nothing after it, expected a value", 2)
+    for before, argument in pairwise(["img-deploy", *arguments]):
+        # Of an unset variable, as a rule; as a path it would be the current folder.
+        if not argument or re.fullmatch("--[a-z-]+=", argument):
+            return _failed(f"{argument or before}: got nothing after it, expected a value", 2)
     try:
         code = app(args=arguments or ["--help"], prog_name="img-deploy", standalone_mode=False)
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from img_deploy.kernels.aot import AotCase
 from img_deploy.kernels.launch import STORAGE_DTYPES, Shapes, check_inputs, draw_inputs, padded
-from img_deploy.kernels.tiles import load_vector, spread, weighted
+from img_deploy.kernels.tiles import load_vector, spread
 from img_deploy.kernels.tuning import LaunchConfig, TuningCall, config_for
 from img_deploy.kernels.word_embedding.reference import CHAR_CHANNELS, CHAR_WIDTHS
 
@@ -137,7 +137,9 @@ def word_embedding_kernel(
         channel = tl.arange(0, largest.shape[0])
         inside = is_column[:, None] & (channel < OUT[k])[None, :]
         weight = tl.load(row + VECTOR + BEFORE[k] + channel[None, :], mask=inside, other=0.0)
-        acc += tl.sum(weighted(weight.to(tl.float32), largest), axis=1)
+        # Rounded before anything is added: threads that share the sum of a row then agree on it.
+        product = tl.fma(weight.to(tl.float32), spread(largest, WIDTH), tl.zeros(weight.shape, tl.float32))
+        acc += tl.sum(product, axis=1)
     tl.store(out_ptr + word * DIM + column, acc.to(storage), mask=is_column)
 
 

@@ -37,8 +37,11 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypat
     assert "give another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1"])
-def test_no_time_is_refused(seconds, capsys):
-    """A measurement of nothing would end in an empty table."""
-    assert host.main(["--seconds", seconds]) == 2
-    assert "expected more than 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "number", "told"),
+    [("--seconds", "0", "more than 0"), ("--seconds", "-1", "more than 0"), ("--threads", "0", "at least 1")],
+)
+def test_no_time_and_no_threads_are_refused(option, number, told, capsys):
+    """A measurement of nothing would end in an empty table, or in a traceback of PyTorch."""
+    assert host.main([option, number]) == 2
+    assert f"expected {told}" in capsys.readouterr().err

@@ -66,6 +66,7 @@ def test_the_package_imports_at_once():
         (["infer", "x", "--batch-size", "many"], "'--batch-size'"),
         (["infer", "x", "--format", "xml"], "'--format'"),
         (["train", "--out", ""], "--out: got nothing after it"),
+        (["train", "--out=", "--steps", "1"], "--out=: got nothing after it"),
         (["infer", "", "--query", "x"], "infer: got nothing after it"),
     ],
 )
