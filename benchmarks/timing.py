@@ -85,6 +85,69 @@ def paired_ratio(baseline: Sequence[float], other: Sequence[float]) -> Ratio:
     return Ratio(a.size, p50, p25, p75)
 
 
+SLICE_S = 0.01
+"""Of one piece of work at a time, between two looks at the machine."""
+DISTURBED = 1.15
+"""Times the least time of :func:`fixed_work`, above which the machine is slowed from outside. On a guest of another
+machine a core is as fast as its neighbour lets it be: 1.5 times as slow, for seconds on end, and no count of busy
+cores in the guest shows it."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Times of one call, in a row, and of :func:`fixed_work` before and after them, all in microseconds."""
+
+    times: list[float]
+    before: float
+    after: float
+
+    def quiet(self, least: float) -> bool:
+        """Whether fixed work whose least time is known took about as long on both sides."""
+        return max(self.before, self.after) <= DISTURBED * least
+
+
+def in_slices(calls: Mapping[str, Callable[[], object]], effort: "Effort") -> dict[str, list[Slice]]:
+    """Time several calls, a slice of each in turn, as long as there is time."""
+    for call in list(calls.values()) * effort.warmup:
+        call()
+    slices: dict[str, list[Slice]] = {name: [] for name in calls}
+    with no_collection():
+        before = _fixed_work_us()
+        for _ in effort.rounds():
+            for name, call in calls.items():
+                times = list(_slice_of(call))
+                after = _fixed_work_us()
+                slices[name].append(Slice(times, before, after))
+                before = after
+    return slices
+
+
+def _slice_of(call: Callable[[], object]) -> Iterator[float]:
+    begin = end = time.perf_counter_ns()
+    while end - begin < SLICE_S * 1e9:
+        start = time.perf_counter_ns()
+        call()
+        end = time.perf_counter_ns()
+        yield (end - start) / 1e3
+
+
+def fixed_work() -> dict[int, str]:
+    """The same steps of the interpreter every time: how fast the machine is at the moment."""
+    made = {}
+    for number in range(200):
+        made[number & 31] = str(number)
+    return made
+
+
+def _fixed_work_us() -> float:
+    times = []
+    for _ in range(9):
+        start = time.perf_counter_ns()
+        fixed_work()
+        times.append((time.perf_counter_ns() - start) / 1e3)
+    return float(np.median(times))
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long to measure: until ``seconds`` have passed, or exactly ``repeats`` rounds where given."""
