@@ -43,10 +43,10 @@ def measure(seconds: float) -> dict[str, dict[str, float]]:
     calls = dict(_calls())
     slices = in_slices(calls, Effort(seconds * len(calls), warmup=10))
     least = min(min(one.before, one.after) for each in slices.values() for one in each)
-    return {name: _summed_up(each, least) for name, each in slices.items()}
+    return {name: summed_up(each, least) for name, each in slices.items()}
 
 
-def _summed_up(slices: list[Slice], least: float) -> dict[str, float]:
+def summed_up(slices: list[Slice], least: float) -> dict[str, float]:
     """``quiet`` is the median while nothing slowed the machine from outside, or of all calls if that was never so."""
     times = [time for one in slices for time in one.times]
     calm = [time for one in slices for time in one.times if one.quiet(least)]

@@ -85,7 +85,7 @@ def paired_ratio(baseline: Sequence[float], other: Sequence[float]) -> Ratio:
     return Ratio(a.size, p50, p25, p75)
 
 
-SLICE_S = 0.01
+SLICE_S = 0.05
 """Of one piece of work at a time, between two looks at the machine."""
 DISTURBED = 1.15
 """Times the least time of :func:`fixed_work`, above which the machine is slowed from outside. On a guest of another
