@@ -123,7 +123,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
 METHOD = (
     "One pair of 128 clips (1024 and 2048 wide, float32) and 10 words, full size, fp16 storage; 64 pairs of 64 clips. "
     "Microseconds: medians and the least. Undisturbed is what lies between two looks that found the machine fast: "
-    "the same steps of the interpreter within 15% of their least time. As a guest of another machine it is slowed by "
+    "the same steps of the interpreter within a tenth of their least time. As a guest of another machine it is slowed by "
     "neighbours that it does not see, to half its speed for seconds on end. `answer` takes features and a sentence in "
     "one run; the three calls of the predictor after it keep what they encode, and answer one pair one by one. "
     "`buffers` are the backend's run of a graph on a device that takes no time: padding to its bucket, filling, "
@@ -151,10 +151,8 @@ def page(result: Document) -> str:
     busy = f"other programs kept {result['neighbours']} cores busy meanwhile"
     lines += [*origin(result["where"], busy), "", METHOD, ""]
     lines += [f"Wanted for one pair: at most {WANTED_US:.0f}; measured {whole:.0f}: {verdict}."]
-    lines += [
-        f"That is while nothing slowed the machine, {share:.0%} of the calls; {times[ONE]['p50']:.0f} of all.",
-        "",
-    ]
+    every = times[ONE]["p50"]
+    lines += [f"That is while nothing slowed the machine, {share:.0%} of the calls; {every:.0f} of all.", ""]
     figures = ("p50 us, undisturbed", "share of calls", "p50 us, all", "least us")
     lines += table(("one pair", *figures), rows)
     crowd = [(name, *_cells(each)) for name, each in times.items() if "pairs:" in name]

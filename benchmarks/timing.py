@@ -85,9 +85,9 @@ def paired_ratio(baseline: Sequence[float], other: Sequence[float]) -> Ratio:
     return Ratio(a.size, p50, p25, p75)
 
 
-SLICE_S = 0.05
+SLICE_S = 0.02
 """Of one piece of work at a time, between two looks at the machine."""
-DISTURBED = 1.15
+DISTURBED = 1.1
 """Times the least time of :func:`fixed_work`, above which the machine is slowed from outside. On a guest of another
 machine a core is as fast as its neighbour lets it be: 1.5 times as slow, for seconds on end, and no count of busy
 cores in the guest shows it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ RowKey = tuple[str, int | None, str]
 """What tells one answer of a run from another: vid, qid, query."""
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """One interval of a video that a query may mean."""
 
     span: tuple[int, int]

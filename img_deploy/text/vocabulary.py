@@ -69,7 +69,7 @@ class Vocabulary:
         self.chars = tuple(chars)
         self._row_of = {word: row for row, word in enumerate(self.words)}
         self._char_id = {char: i for i, char in enumerate(self.chars, _FIRST_ID)}
-        self._known: dict[str, tuple[NDArray[np.float32], bytes]] = {}
+        self._known: dict[str, tuple[bytes, bytes]] = {}
         """:meth:`_look_up` of known words that were asked for."""
 
     def __len__(self) -> int:
@@ -101,11 +101,11 @@ class Vocabulary:
         ids = np.ndarray((len(chars), size // _ID.itemsize), _ID, padded)
         return EncodedWords(vectors, unknown, ids, names, getattr(tokens, "cut", 0))
 
-    def _look_up(self, word: str) -> tuple[NDArray[np.float32], bytes]:
+    def _look_up(self, word: str) -> tuple[bytes, bytes]:
         """Vector of a word, zeros where it is not known, and the ids of its characters, int64."""
         row = self._row_of.get(word)
         vector = np.zeros(self.vectors.shape[1], np.float32) if row is None else self.vectors[row]
-        found = vector, np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
+        found = vector.tobytes(), np.array([self._char_id.get(char, 1) for char in word], _ID).tobytes()
         if row is not None:  # others may be any number
             self._known[word] = found
         return found

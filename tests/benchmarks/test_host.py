@@ -22,7 +22,7 @@ def test_a_small_measurement_from_command_to_page(tmp_path):
         one |= {"quiet": 10.0, "quiet_share": 0.25, "p50": 120.0}
     page = host.page(result)
     assert "at most 100; measured 10: met." in page
-    assert "slowed the machine, 25% of the calls; of all calls 120." in page
+    assert "slowed the machine, 25% of the calls; 120 of all." in page
     assert page.count("| rest | -10 |") == 3
     assert "| encode video + encode query + ground | 30 | 25% | 360 |" in page
     times["answer"]["quiet"] = 110.0

@@ -47,7 +47,7 @@ class DeviceRun:
         self._from_numpy, self._copy_all = torch.from_numpy, torch._foreach_copy_
         self.spec, self.bucket = spec, bucket
         self.arrays, self.copies, self.encoded = arrays, copies, encoded
-        self._places: list[tuple[str, int | None, NDArray[Any], Tensor | None]] = []
+        self._places: list[tuple[str, int | None, NDArray[Any], np.dtype[Any], Tensor | None]] = []
         self._filled: Mapping[str, int] | None = None
         """Sizes whose zeros lie beside the places of ``arrays``."""
         self._results: dict[str, NDArray[Any]] = {}
@@ -63,7 +63,7 @@ class DeviceRun:
         self.wait()  # the run before may still read the memory that is filled now
         if sizes is not self._filled:
             self._places = [
-                (name, sample if isinstance(feeds[name], list) else None, array, twin_of(array))
+                (name, sample if isinstance(feeds[name], list) else None, array, array.dtype, twin_of(array))
                 for name, held in self.arrays.items()
                 for sample, array in enumerate(places(held, feeds[name]))
             ]
@@ -71,9 +71,11 @@ class DeviceRun:
             self._no_faults = np.broadcast_to(np.False_, sizes["batch"])
             self._filled = sizes
         twins, given = [], []  # for PyTorch to round, all in one call
-        for name, sample, array, twin in self._places:
+        for name, sample, array, dtype, twin in self._places:
             values: Values = feeds[name] if sample is None else feeds[name][sample]
-            if twin is not None and values.dtype is SINGLE and values.flags.writeable:
+            if values.dtype is dtype:
+                array[...] = values
+            elif twin is not None and values.dtype is SINGLE and values.flags.writeable:
                 twins.append(twin)
                 given.append(self._from_numpy(values))
             else:

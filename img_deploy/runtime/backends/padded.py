@@ -91,20 +91,15 @@ def places(held: NDArray[Any], values: Values | list[Values]) -> list[NDArray[An
     return [place[tuple(map(slice, shape))] for place, shape in zip(held, shapes, strict=False)]
 
 
-def write(array: NDArray[Any], values: Values, twin: "Tensor | None" = None) -> None:
-    """Write values of its shape to an array in its type. Beyond the range of fp16 is infinite.
-
-    Args:
-        twin: :func:`twin_of` the array, where it is at hand.
-    """
+def write(array: NDArray[Any], values: Values) -> None:
+    """Write values of its shape to an array in its type. Beyond the range of fp16 is infinite."""
     given = values.dtype
     if given is array.dtype:
         array[...] = values
     elif (given is SINGLE and array.dtype is HALF) or (given is HALF and array.dtype is SINGLE):
         import torch  # NumPy converts number by number, thirty times as slow
 
-        own = torch.from_numpy(array) if twin is None else twin
-        own.copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))
+        torch.from_numpy(array).copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))
     else:
         given = on_host(values)
         with np.errstate(over="ignore"):
