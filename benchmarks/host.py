@@ -123,7 +123,7 @@ def _calls() -> Iterator[tuple[str, Callable[[], object]]]:
 METHOD = (
     "One pair of 128 clips (1024 and 2048 wide, float32) and 10 words, full size, fp16 storage; 64 pairs of 64 clips. "
     "Microseconds: medians and the least. Undisturbed is what lies between two looks that found the machine fast: "
-    "the same steps of the interpreter within a tenth of their least time. As a guest of another machine it is slowed by "
+    "the same steps of the interpreter within a tenth of their least time. A guest of another machine is slowed by "
     "neighbours that it does not see, to half its speed for seconds on end. `answer` takes features and a sentence in "
     "one run; the three calls of the predictor after it keep what they encode, and answer one pair one by one. "
     "`buffers` are the backend's run of a graph on a device that takes no time: padding to its bucket, filling, "
