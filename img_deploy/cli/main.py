@@ -25,10 +25,6 @@ def _module(name: str) -> str:
     return f"img_deploy.cli.{name}_command"
 
 
-class _PipeClosed(Exception):
-    """The reader of the output is gone."""
-
-
 class LazyGroup(TyperGroup):
     """Commands by name; a command's file is imported to run it or to show its help, not before."""
 
@@ -43,12 +39,6 @@ class LazyGroup(TyperGroup):
         command = typer.main.get_command(app)
         command.name = cmd_name
         return command
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise _PipeClosed from None  # Typer would end with 1, as for a failure
 
 
 app = typer.Typer(
@@ -98,7 +88,10 @@ def _run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except ImgDeployError as error:
         return _failed(str(error), error.exit_code)
-    except (_PipeClosed, BrokenPipeError):
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer, and Rich where it prints help, exit with 1 from it, as for a failure.
+        if not any(isinstance(one, BrokenPipeError) for one in (error, error.__context__)):
+            raise
         # Python would complain once more when it flushes what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
