@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -41,6 +42,30 @@ class LazyGroup(TyperGroup):
         return command
 
 
+class _Output:
+    """Standard output whose errors name it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
 app = typer.Typer(
     cls=LazyGroup,
     help="Train or import an IMG checkpoint, export it, and answer moment queries fast.",
@@ -73,11 +98,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     An error is one line on standard error.
     """
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    _prepare_streams()
+    with redirect_stdout(_Output(sys.stdout)):
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would complain once more, and end with 120, when it flushes what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
-    _prepare_streams()
     for before, argument in pairwise(["img-deploy", *arguments]):
         # Of an unset variable, as a rule; as a path it would be the current folder.
         if not argument or re.fullmatch("--[a-z-]+=", argument):
@@ -92,8 +123,6 @@ def _run(arguments: list[str]) -> int:
         # Typer, and Rich where it prints help, exit with 1 from it, as for a failure.
         if not any(isinstance(one, BrokenPipeError) for one in (error, error.__context__)):
             raise
-        # Python would complain once more when it flushes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED

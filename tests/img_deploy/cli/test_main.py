@@ -133,6 +133,25 @@ def test_a_closed_pipe_is_silent(arguments):
     assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, "")
 
 
+INFER = "infer {features} --bundle {bundle} -q w001 --backend torch --threads 1 --quiet"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["--version", "doctor", INFER, f"{INFER} --format jsonl"])
+def test_a_full_disk_is_told_of_standard_output(bundles, features, arguments, unbuffered):
+    """`img-deploy ... > FILE` on a full disk would not say what it could not write, or end with Python's code 120."""
+    arguments = arguments.format(features=features.folder, bundle=bundles["tiny_glove"])
+    command = [sys.executable, "-m", "img_deploy.cli.main", *arguments.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: ")
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_closed_stream_leads_nowhere(run_cli, monkeypatch, name):
     """`img-deploy infer ... >&-` (a service without a terminal) would end in an AttributeError."""
