@@ -83,9 +83,13 @@ def read_query_file(path: Where) -> QueryFile:
 
     Raises:
         AnnotationError: unreadable, malformed, duplicate qids (both places are named), a duration that is 0,
-            negative or not finite, or no row that can be asked.
+            negative or not finite, or no row that can be asked; lines of plain text in a .csv or .tsv file.
     """
     form, rows = _parsed(path)
+    if form == "lines" and os.fspath(path).lower().endswith((".csv", ".tsv")):
+        raise AnnotationError(
+            f"{path}: got a table by its name, expected a sentence per line (a .txt file), {_EXPECTED}; save it as one"
+        )
     samples, skipped = [], []
     for qid, row in _numbered(rows):
         try:

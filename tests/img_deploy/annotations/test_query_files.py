@@ -82,6 +82,15 @@ def test_a_row_without_a_sentence_is_skipped(tmp_path: Path) -> None:
     assert "q.txt:1: got query" in refusal(read_query_file, write(tmp_path, "q.txt", "a 0 1##qid_1## \n"))
 
 
+def test_a_table_is_not_taken_for_sentences(tmp_path: Path) -> None:
+    """The header and whole rows of a .csv would be asked of every video; a sentence with commas would be refused."""
+    for name in ("q.csv", "q.CSV", "q.tsv"):
+        told = refusal(read_query_file, write(tmp_path, name, "qid,query,vid\n1,sits,a\n"))
+        assert f"{name}: got a table by its name, expected a sentence per line (a .txt file), 'VID START END##" in told
+    assert asked(write(tmp_path, "q.txt", "sits, stands, leaves\nruns\n")) == ["0  sits, stands, leaves", "1  runs"]
+    assert asked(write(tmp_path, "q.csv", TXT)) == asked(write(tmp_path, "q.txt", TXT))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
