@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from img_deploy.errors import InputError
-from img_deploy.hardware import hardware, package_versions
+from img_deploy.hardware import MOST_THREADS, hardware, package_versions
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
@@ -29,11 +29,11 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
 
 def use_threads(threads: int) -> None:
-    """So many of PyTorch's. Raises InputError: below 1."""
+    """So many of PyTorch's. Raises InputError: below 1, or above what may be asked for."""
     import torch
 
-    if threads < 1:
-        raise InputError(f"threads: got {threads}, expected at least 1")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: got {threads}, expected 1 to {MOST_THREADS}")
     torch.set_num_threads(threads)
 
 

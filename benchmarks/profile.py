@@ -11,7 +11,7 @@ from img_deploy.benchmarks.environment import environment, headline
 from img_deploy.benchmarks.latency import CaseResult, Grid, measure
 from img_deploy.benchmarks.starts import StartResult, measure_starts
 from img_deploy.benchmarks.timing import Effort
-from img_deploy.benchmarks.workload import Drawn, FromFolder, Workload
+from img_deploy.benchmarks.workload import SETS, Drawn, FromFolder, Workload
 from img_deploy.errors import InputError
 from img_deploy.hardware import OtherPrograms
 from img_deploy.runtime.bundle import Bundle
@@ -132,6 +132,14 @@ def measure_lineup(
     try:
         workload = _workload(options, lineup.contenders[0].predictor.rules)
         grid = options.grid.fitted(bundle.manifest.limits, workload.longest())
+        batch, clips = max(grid.batch_sizes), max(grid.clips)
+        numbers = SETS * batch * clips * (workload.rules.video.width + workload.rules.audio.width)
+        memory = where["machine"]["memory_gib"]
+        if memory is not None and numbers * 4 / 2**30 > memory:  # the system would kill the program
+            raise InputError(
+                f"batch size {batch}: inputs of {clips} clips take {numbers * 4 / 2**30:,.0f} GiB, this machine has "
+                f"{memory}; give a smaller one"
+            )
         total = len(grid) + (len(started) if options.starts else 0)
         cases = measure(
             lineup, workload, grid, options.effort, lambda batch, clips: on_step(f"batch {batch}, {clips} clips", total)

@@ -16,6 +16,8 @@ from typing import Any
 
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
 """Those of the processor's flags that the backends' speed depends on, as Linux names them."""
+MOST_THREADS = 1024
+"""CPU threads that may be asked for: a system that cannot start so many ends the program."""
 PACKAGES = (
     "img-deploy",
     "torch",

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from img_deploy.errors import ConfigError, one_line
 from img_deploy.files import write_text
+from img_deploy.hardware import MOST_THREADS
 from img_deploy.training.constants import PUBLISHED, FeatureName, LossConfig, TaskName, wrong_features
 from img_deploy.training.settings import Count, Natural, NotNegative, Part, Positive, Seed, Settings
 
@@ -112,7 +113,7 @@ class TrainConfig(Settings):
     """Of Lightning, for several devices: ddp and its kin, where every device holds the whole network."""
     workers: Natural = 0
     """Processes that load batches; 0 loads them in the training process."""
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     """CPU threads. Default: PyTorch's."""
 
     # A check of several fields belongs to the last of them: those before it are in info.data, if they are right.

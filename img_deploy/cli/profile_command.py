@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from img_deploy.errors import InputError
+from img_deploy.hardware import MOST_THREADS
 
 if TYPE_CHECKING:
     from img_deploy.benchmarks.profile import Profile, ProfileOptions
@@ -58,7 +59,7 @@ def profile(
         typer.Option(min=0, help="Fresh processes per backend, for cold starts. Default: 3.", show_default=False),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: the backend's choice.")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads. Default: the backend's choice.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Take videos of this folder, cut to length. Default: drawn numbers.")

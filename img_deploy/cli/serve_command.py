@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from img_deploy.hardware import MOST_THREADS
+
 
 def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
@@ -40,7 +42,9 @@ def serve(
     ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="CPU threads of each worker, a batch on each. Default: one per core."),
+        typer.Option(
+            min=1, max=MOST_THREADS, help="CPU threads of each worker, a batch on each. Default: one per core."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that answer. More than one take uploads into an index alone.")

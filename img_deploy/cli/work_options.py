@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from img_deploy.hardware import MOST_THREADS
+
 
 class Engine(StrEnum):
     LOCAL = "local"
@@ -13,7 +15,9 @@ class Engine(StrEnum):
 
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="CPU threads, of each worker. Default: the backend's choice; 1 with Ray."),
+    typer.Option(
+        min=1, max=MOST_THREADS, help="CPU threads, of each worker. Default: the backend's choice; 1 with Ray."
+    ),
 ]
 EngineOption = Annotated[
     Engine,

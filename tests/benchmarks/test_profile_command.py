@@ -83,6 +83,8 @@ def test_features_of_a_folder_are_taken(profile, feature_folder):
         (("--seconds", "0"), "seconds: got 0.0, expected more than 0"),
         (("--repeats", "0"), "--repeats"),
         (("--threads", "0"), "--threads"),
+        (("--threads", "1000000"), "--threads"),
+        (("--batch-size", "1,100000000"), "batch size 100000000: inputs of 24 clips take"),
         (("--backend", "cudnn"), "backend: got 'cudnn', expected one of auto"),
         (("--json", "nowhere/p.json"), "nowhere/p.json: cannot be written"),
         (("--plot", "p.svg"), "--plot: got 'p.svg', expected a name that ends in .png"),

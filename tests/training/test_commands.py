@@ -65,6 +65,7 @@ def test_from_nothing_to_scores(run, tmp_path):
         (("train", "--out", "{out}", "--config", "{out}/none.yaml"), "cannot be read"),
         (("train", "--out", "{out}", "--task", "charades", "--features", "i3d", "--data", "{out}"), "with dataset/"),
         (("train", "--out", "{out}", "--select-on", "nothing"), "(got 'nothing')"),
+        (("train", "--out", "{out}", "--threads", "1000000"), "threads: Input should be less than or equal to 1024"),
         (("evaluate", "--task", "charades", "--data", "{out}"), "either a checkpoint"),
         (("evaluate", "--task", "charades", "--data", "{out}", "--ckpt", "{out}/best.pt"), "best.pt"),
         (("evaluate", "--task", "charades", "--data", "{out}", "--bundle", "{out}"), "{out}"),

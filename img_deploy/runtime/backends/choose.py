@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from img_deploy.errors import BackendError, InputError
+from img_deploy.hardware import MOST_THREADS
 from img_deploy.runtime.backends.protocol import Backend
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def choose(bundle: "Bundle", name: str = AUTO, threads: int | None = None) -> Ch
         BackendError: it cannot run here; says why of each entry that was tried.
         BundleError: a file of the bundle is missing, damaged or tampered with.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads: got {threads}, expected at least 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: got {threads}, expected 1 to {MOST_THREADS}")
     entries = [entry for entry in REGISTRY if name in (AUTO, entry.name, entry.label)]
     if not entries:
         raise InputError(f"backend: got {name!r}, expected one of {', '.join([AUTO, *backend_names()])}")

@@ -68,8 +68,9 @@ def test_a_backend_asked_for_is_never_replaced(registry):
     for wrong in ("c", "a:cuda", ""):
         with pytest.raises(InputError, match="expected one of auto, a, b"):
             choose(BUNDLE, wrong)
-    with pytest.raises(InputError, match="threads: got 0"):
-        choose(BUNDLE, "a", threads=0)
+    for threads in (0, 10**6):
+        with pytest.raises(InputError, match=f"threads: got {threads}, expected 1 to 1024"):
+            choose(BUNDLE, "a", threads=threads)
 
 
 def test_a_damaged_bundle_is_not_a_reason_for_another_backend(registry):
