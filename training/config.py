@@ -1,5 +1,6 @@
 """The configuration of a training run: defaults, then a YAML file, then options of the command line."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,10 +163,16 @@ class TrainConfig(Settings):
         return Path(self.cache) if self.cache else Path(self.data) / ".img-deploy"
 
     def save(self, path: Path) -> None:
-        """Write as YAML, atomically. Raises OSError."""
+        """Write as YAML, atomically, to be read from any working directory. Raises OSError."""
         import yaml
 
-        write_text(path, yaml.safe_dump(self.model_dump(), sort_keys=False))
+        write_text(path, yaml.safe_dump(with_whole_paths(self.model_dump()), sort_keys=False))
+
+
+def with_whole_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose paths no longer count from the working directory."""
+    given = {name: settings[name] for name in ("data", "glove", "cache") if isinstance(settings.get(name), str)}
+    return settings | {name: os.path.abspath(path) for name, path in given.items()}
 
 
 def read_config(file: Path | None, options: Mapping[str, Any]) -> TrainConfig:

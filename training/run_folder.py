@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from img_deploy.errors import CheckpointError, ConfigError, is_utf8
 from img_deploy.files import write_text
-from img_deploy.training.config import CONFIG_FILE, TrainConfig, read_config
+from img_deploy.training.config import CONFIG_FILE, TrainConfig, read_config, with_whole_paths
 
 if TYPE_CHECKING:
     from img_deploy.model.network import IMGNetwork
@@ -90,10 +90,10 @@ class RunFolder:
         if not file.exists():
             raise ConfigError(f"{self.path}: holds no training run to resume (no {CONFIG_FILE}); leave out --resume")
         config = read_config(file, {})
-        stored = config.model_dump()
+        stored = with_whole_paths(config.model_dump())
         differing = [
             f"{name} is {stored.get(name)!r}, got {value!r}"
-            for name, value in given.items()
+            for name, value in with_whole_paths(given).items()
             if name not in stored or stored[name] != value
         ]
         if differing:

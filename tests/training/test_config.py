@@ -9,7 +9,7 @@ from img_deploy.errors import ConfigError
 from img_deploy.training.config import TrainConfig, read_config
 from img_deploy.training.run_folder import RunFolder
 
-NEEDED = {"task": "charades", "features": "i3d", "data": "data"}
+NEEDED = {"task": "charades", "features": "i3d", "data": "/data"}
 
 
 def test_options_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
@@ -86,6 +86,20 @@ def test_a_resumed_run_keeps_its_settings(tmp_path):
         folder.resume({"seed": 6})
     with pytest.raises(ConfigError, match="leave out --resume"):
         RunFolder(tmp_path / "other").resume({})
+
+
+def test_a_run_is_found_from_another_folder(tmp_path, monkeypatch):
+    """--resume and --config run/config.yaml would look for the data below wherever they are typed."""
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(TrainConfig(**NEEDED | {"data": "data"}, glove="../words.txt"))
+    assert folder.resume({"data": "data"}).glove == str(tmp_path.parent / "words.txt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert read_config(folder.path / "config.yaml", {}).data == str(tmp_path / "data")
+    assert folder.resume({"data": "../data"}).cache is None
+    with pytest.raises(ConfigError, match="elsewhere/data"):
+        folder.resume({"data": "data"})
 
 
 def test_booleans_are_no_numbers():
