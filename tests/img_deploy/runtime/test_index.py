@@ -202,6 +202,18 @@ def test_best_moments_of_a_library(indexed, bundles):
         library.ask("w001", videos=["Q"])
 
 
+def test_a_library_is_asked_about_no_other_videos(indexed, bundles):
+    """A generator of ids, or an empty list, would ask all videos; a single id would be taken letter by letter."""
+    indexed()
+    library = load_index(indexed.path, bundles["tiny_glove"], "torch", threads=1)
+    for videos in ((vid for vid in "AB"), {"A": 1, "B": 2}.keys(), np.array(["A", "B"])):
+        assert [answer.vid for answer in library.ask("w001", videos=videos)] == ["A", "B"]
+    assert [answer.vid for answer in library.best("w001", 3, videos="A")] == ["A"]
+    for options, told in (({"videos": []}, "got none"), ({"videos": [3]}, "videos: got 3"), ({"nms": 2}, "nms: got 2")):
+        with pytest.raises(InputError, match=told):
+            library.ask("w001", **options)
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
 def test_best_moments_on_the_command_line(run_cli, indexed, bundles, form):
     """``--best`` would give an answer per video, or another order."""
