@@ -59,6 +59,7 @@ def index(
     from img_deploy.durations import read_durations
     from img_deploy.errors import InputError
     from img_deploy.features.folders import open_folder
+    from img_deploy.runtime.asking import unused
     from img_deploy.runtime.bundle import Bundle
     from img_deploy.runtime.indexing import index_folder
     from img_deploy.runtime.inputs import input_rules
@@ -72,6 +73,8 @@ def index(
     with Reporter(quiet, strict, work=("encoding", "videos")) as reporter:
         for note in (str(at_work), *folder.notes):
             reporter.note(note)
+        if durations is not None and (warning := unused(durations, seconds, folder.videos())) is not None:
+            reporter.note(warning)
         kept: Literal["fp32", "fp16"] | None = None
         if store is not None:
             kept = "fp16" if store is Store.FP16 else "fp32"

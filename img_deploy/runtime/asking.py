@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -55,12 +55,9 @@ class Session(Asked):
         """What a user should know before the answers, a line each."""
         videos = self.plan.videos
         notes = [str(self.workers), *self.library.notes, *self.plan.notes]
-        if self.durations and not any(by_video(self.durations, vid) for vid in videos):
-            some = next(iter(self.durations))
-            notes.append(
-                f"warning: {self.request.durations}: none of its {len(self.durations)} ids (e.g. {some}) is that of a "
-                f"video (e.g. {videos[0]}); use the ids of the feature files"
-            )
+        told = self.request.durations
+        if told is not None and (warning := unused(told, self.durations, self.library.videos())) is not None:
+            notes.append(warning)
         unknown = [vid for vid in videos if any(self.seconds(vid, 1, q) is None for q in self.plan.queries(vid)[:1])]
         if len(unknown) == len(videos):
             notes.append(
@@ -93,6 +90,16 @@ class Session(Asked):
             "clip-seconds": request.clip_seconds,
             "glove": None if request.glove is None else os.path.realpath(request.glove),
         }
+
+
+def unused(path: str | os.PathLike[str], durations: Mapping[str, float], videos: Sequence[str]) -> str | None:
+    """A warning where no id of a duration file is that of one of the videos; None otherwise."""
+    if not videos or any(by_video(durations, vid) for vid in videos):
+        return None
+    return (
+        f"warning: {path}: none of its {len(durations)} ids (e.g. {next(iter(durations))}) is that of a video "
+        f"(e.g. {videos[0]}); use the ids of the feature files"
+    )
 
 
 def open_session(request: Request, glove_progress: Progress | None = None) -> Session:

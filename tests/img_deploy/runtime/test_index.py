@@ -118,6 +118,19 @@ def test_durations_are_kept_and_renewed(indexed, features, predictor):
     assert VideoIndex.open(indexed.path, predictor.bundle).durations() == {"A": 10.0, "B": 25.0, "C": 5.0}
 
 
+def test_durations_of_other_videos_are_told(run_cli, features, indexed, bundles, tmp_path):
+    """A file of another set would leave an index without seconds in silence, or a file that nobody gave be named."""
+    told, files = "none of its 1 ids (e.g. A) is that of a video (e.g. B)", (features.folder, indexed.path)
+    os.remove(features.folder / "video" / "A.npy")
+    (tmp_path / "other.txt").write_text("A,10\n")
+    common = ("--bundle", bundles["tiny_glove"], "--backend", "torch", "--threads", 1)
+    assert told in run_cli("index", files[0], "--out", files[1], "--durations", tmp_path / "other.txt", *common).err
+    for path in files:
+        assert told in run_cli("infer", path, "-q", "w001", "--durations", tmp_path / "other.txt", *common).err
+    indexed(durations={"C": 5.0})
+    assert "none of" not in run_cli("infer", files[1], "-q", "w001", "--video", "B", *common).err
+
+
 def test_vanished_videos_are_told_and_dropped_when_asked(indexed, features):
     """Answers about deleted videos would go on without a word, or an unmounted folder would empty the index."""
     indexed()
