@@ -149,6 +149,9 @@ class Shelf:
 
         Args:
             vids: ids as spelled here.
+
+        Raises:
+            BusyError: the index cannot be read.
         """
         with self._lock:
             library, marks = self.library, self._marks
@@ -174,7 +177,11 @@ class Shelf:
             except FeatureError as error:
                 found[vid] = error
         if missing and isinstance(library, VideoIndex):
-            for video in library.encoded(list(missing)):
+            try:
+                videos = library.encoded(list(missing))
+            except FeatureError as error:  # no fault of who asks: all of them are in the index
+                raise BusyError(str(error)) from None
+            for video in videos:
                 found[video.vid] = video
                 self.keep(video, missing[video.vid])
         return [found[vid] for vid in vids]

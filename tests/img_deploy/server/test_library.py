@@ -238,6 +238,18 @@ def test_an_index_of_another_network_is_no_fault_of_who_asks(indexed, new_featur
     assert "another bundle's network" in reply.json()["error"]
 
 
+def test_an_index_that_is_gone_is_no_fault_of_who_asks(indexed, served):
+    """Clients would take their own questions for wrong, and not ask again when the index is there."""
+
+    async def body(client):
+        shutil.rmtree(indexed)
+        return await client.post("/v1/ground", json={"query": ASK})
+
+    reply = served(body, index=str(indexed))
+    assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+    assert "cannot be read" in reply.json()["error"]
+
+
 def test_questions_are_answered_while_uploads_wait_for_another_program(features, indexed, served, monkeypatch):
     """Whoever fills an index beside the server would silence it as soon as somebody uploads."""
     monkeypatch.setattr("img_deploy.server.shelf.WRITER_WAIT", 0.5)
