@@ -204,11 +204,13 @@ def _offer_videos(app: FastAPI, search: Search, media: Media) -> None:
 
 
 def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthy() -> dict[str, str]:
         """Whether the process lives."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: ERRORS[503]})
     async def ready() -> Any:
         """Whether it is warm and answers."""
@@ -222,7 +224,7 @@ def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
 
 def _offer_page(app: FastAPI) -> None:
     def offer(path: str, reply: Response) -> None:
-        @app.get(path, include_in_schema=False)
+        @app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
         async def same() -> Response:
             return reply
 

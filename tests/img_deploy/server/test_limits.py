@@ -130,6 +130,17 @@ def test_without_the_token_nothing_is_told(features, served, tmp_path):
     assert served(body, features=features.folder, token_file=file).status_code == 200
 
 
+def test_a_watcher_may_ask_for_the_head_alone(served):
+    """Load balancers and monitors that send HEAD would take a living server for a broken one."""
+
+    async def body(client):
+        return [await client.head(path) for path in ("/healthz", "/readyz", "/", "/page.js")]
+
+    for reply in served(body):
+        assert (reply.status_code, reply.content) == (200, b"")
+        assert int(reply.headers["content-length"]) > 0
+
+
 def test_pages_of_other_sites_are_kept_out(features, served):
     """A page that a user visits could use the server on their own machine."""
 
