@@ -158,6 +158,8 @@ def _array(source: Source) -> Array:
     except Exception as error:  # whatever a foreign type raises on its way to numpy
         kind = type(source.values).__name__
         raise FeatureError(f"{where}: got a {kind}, expected an array of numbers ({one_line(error, 120)})") from None
+    if not isinstance(values, np.ndarray) and (array.dtype.hasobject or not array.ndim):  # numpy found no rows in it
+        raise FeatureError(f"{where}: got a {type(source.values).__name__}, expected an array of numbers")
     check_dtype(array.dtype, where)
     array = array.reshape(clip_shape(array.shape, where))
     if not array.size:

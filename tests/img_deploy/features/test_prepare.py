@@ -133,12 +133,14 @@ def test_torch_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        ("clips", "got dtype <U5"),
-        (None, "got an array of Python objects"),
-        (3.0, "got shape ()"),
+        ("clips", "got a str, expected an array of numbers"),
+        (None, "got a NoneType, expected an array of numbers"),
+        (3.0, "got a float, expected an array of numbers"),
         ([1.0, 2.0], "got shape (2,)"),
         ([[1.0, 2.0], [1.0]], "got a list, expected an array of numbers"),
-        ({"a": CLIPS}, "got an array of Python objects"),
+        ({"a": CLIPS}, "got a dict, expected an array of numbers"),
+        ((row for row in CLIPS), "got a generator, expected an array of numbers"),
+        (np.array([[None]]), "got an array of Python objects"),
         (CLIPS > 3, "got dtype bool"),
         (CLIPS.astype(complex), "got dtype complex128"),
         (np.zeros((0, 3)), "got no clips (an empty array of shape (0, 3))"),
