@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from img_deploy.errors import BackendError, InputError
 from img_deploy.hardware import MOST_THREADS
 from img_deploy.runtime.backends.protocol import Backend
+from img_deploy.runtime.inputs import at_least_one
 
 if TYPE_CHECKING:
     from img_deploy.runtime.bundle import Bundle
@@ -109,11 +110,11 @@ def choose(bundle: "Bundle", name: str = AUTO, threads: int | None = None) -> Ch
         threads: CPU threads it may use; None leaves it to the backend.
 
     Raises:
-        InputError: no such backend, or fewer than one thread.
+        InputError: no such backend, or not a whole number of threads from 1 on.
         BackendError: it cannot run here; says why of each entry that was tried.
         BundleError: a file of the bundle is missing, damaged or tampered with.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
+    if threads is not None and (threads := at_least_one("threads", threads)) > MOST_THREADS:
         raise InputError(f"threads: got {threads}, expected 1 to {MOST_THREADS}")
     entries = [entry for entry in REGISTRY if name in (AUTO, entry.name, entry.label)]
     if not entries:
