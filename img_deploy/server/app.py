@@ -8,10 +8,11 @@ from importlib.resources import files
 from typing import Annotated, Any, cast
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -42,8 +43,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": text}
     for status, text in (
         (401, "No valid token."),
+        (403, "A page of another site asks."),
         (408, "The body did not come in time."),
         (413, "The body is too large."),
+        (421, "For another host."),
         (422, "Bad input."),
         (503, "Busy, warming up, or out of time: try again after `Retry-After` seconds."),
     )
@@ -81,6 +84,8 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         lifespan=running,
+        # For the description alone: ``Guard`` has refused who comes without it.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if token else None,
     )
     app.state.predictor = search.predictor
     app.add_middleware(Guard, token=token, hosts=hosts, most_body=most_body, timeout=search.timeout)
@@ -216,7 +221,7 @@ def _offer_state(app: FastAPI, search: Search, metrics: Metrics) -> None:
         """Whether it is warm and answers."""
         return {"status": "ready"} if search.ready else refuse(503, "warming up")
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, responses={401: ERRORS[401]})
     async def figures() -> Response:
         """For Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -122,6 +122,9 @@ def test_without_the_token_nothing_is_told(features, served, tmp_path):
                 assert TOKEN not in reply.text
         cookie = {"Cookie": f"img_deploy_token={TOKEN}"}
         assert (await client.get("/v1/videos", headers=cookie)).status_code == 401
+        described = (await client.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"})).json()
+        assert described["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+        assert all(each["security"] for path in described["paths"].values() for each in path.values())
         assert (await client.get("/v1/media/A", headers=cookie)).status_code == 404
         for path in ("/healthz", "/"):
             assert (await client.get(path)).status_code == 200
