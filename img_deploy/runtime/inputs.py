@@ -1,7 +1,7 @@
 """What a bundle takes: kinds, widths and limits, and holding videos, queries and arguments to them."""
 
-import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -186,8 +186,8 @@ def as_seconds(name: str, value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name}: got {_shown(value)}, expected seconds")
-    if not 0 < value < math.inf:
-        raise InputError(f"{name}: got {value} seconds, expected more than 0")
+    if not 0 < value <= sys.float_info.max:
+        raise InputError(f"{name}: got {value!s:.40} seconds, expected more than 0")
     return float(value)
 
 

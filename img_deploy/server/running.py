@@ -14,6 +14,7 @@ from img_deploy.durations import read_durations
 from img_deploy.errors import ImgDeployError, InputError
 from img_deploy.features.folders import FeatureFolder, open_folder
 from img_deploy.hardware import usable_cpus
+from img_deploy.runtime.asking import unused
 from img_deploy.runtime.index import VideoIndex
 from img_deploy.runtime.predictor import Predictor, load_bundle
 from img_deploy.server.app import make_app
@@ -21,7 +22,7 @@ from img_deploy.server.media import Media
 from img_deploy.server.search import Search
 from img_deploy.server.settings import ServerSettings
 from img_deploy.server.shelf import Shelf
-from img_deploy.server.watch import Metrics, log_to_stderr
+from img_deploy.server.watch import LOG, Metrics, log_to_stderr
 
 SETTINGS = "IMG_DEPLOY_SERVER"
 """The variable that brings the settings, as JSON, to the workers."""
@@ -98,10 +99,15 @@ def application_of(settings: ServerSettings) -> Any:
     predictor = load_bundle(settings.bundle, settings.backend, threads=1)
     batches = (settings.threads or usable_cpus()) if predictor.choice.backend.device == "cpu" else 1
     shared = settings.workers == 1  # workers share no memory: uploads need an index that all of them see
+    library, seconds = _library(settings, predictor), {}
+    if (told := settings.durations) is not None:
+        seconds = read_durations(told)
+        if library is not None and (warning := unused(told, seconds, library.videos())) is not None:
+            LOG.warning(warning.removeprefix("warning: "))
     shelf = Shelf(
         predictor,
-        _library(settings, predictor),
-        None if settings.durations is None else read_durations(settings.durations),
+        library,
+        seconds,
         settings.clip_seconds,
         settings.most_uploads if shared else 0,
         settings.cache_bytes,

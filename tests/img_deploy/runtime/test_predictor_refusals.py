@@ -101,6 +101,7 @@ def test_bad_arguments(predictors):
         (lambda: predictor.ground(videos, queries[0], durations=[1.0, 0.0]), "got 0.0 seconds"),
         (lambda: predictor.ground(videos[0], queries[0], durations=-2.0), "got -2.0 seconds"),
         (lambda: predictor.ground(videos[0], queries[0], durations=float("nan")), "got nan seconds"),
+        (lambda: predictor.ground(videos[0], queries[0], durations=10**400), "got 1000"),
         (lambda: predictor.ground(videos[0], queries[0], top_k=0), "top_k: got 0"),
         (lambda: predictor.ground(videos[0], queries[0], nms=1.5), "nms: got 1.5"),
         (lambda: predictor.ground(videos[0], queries[0], batch_size=0), "batch_size: got 0"),

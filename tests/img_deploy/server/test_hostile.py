@@ -254,6 +254,18 @@ def test_a_file_name_that_is_no_text_leaves_the_others_alone(features, served, c
     assert "1 videos are left out" in caplog.text
 
 
+def test_durations_of_other_videos_are_told_in_the_log(features, served, tmp_path, caplog):
+    """All moments would come without seconds, and nobody would know why."""
+    file = tmp_path / "seconds.json"
+    file.write_text('{"elsewhere": 30.0}')
+
+    async def body(client):
+        return (await client.get("/v1/videos")).json()["total"]
+
+    assert served(body, features=features.folder, durations=file) == 6
+    assert "none of its 1 ids (e.g. elsewhere) is that of a video" in caplog.text
+
+
 def test_a_broken_video_leaves_the_others_alone(features, served):
     """One bad file would make a whole library silent."""
     features.put("video/BAD.npy", b"not an array")
