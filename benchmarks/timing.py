@@ -88,14 +88,14 @@ def paired_ratio(baseline: Sequence[float], other: Sequence[float]) -> Ratio:
 SLICE_S = 0.02
 """Of one piece of work at a time, between two looks at the machine."""
 DISTURBED = 1.1
-"""Times the least time of :func:`fixed_work`, above which the machine is slowed from outside. On a guest of another
+"""Times the least time of :func:`fixed_work_us`, above which the machine is slowed from outside. On a guest of another
 machine a core is as fast as its neighbour lets it be: 1.5 times as slow, for seconds on end, and no count of busy
 cores in the guest shows it."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Times of one call, in a row, and of :func:`fixed_work` before and after them, all in microseconds."""
+    """Times of one call, in a row, and of :func:`fixed_work_us` before and after them, all in microseconds."""
 
     times: list[float]
     before: float
@@ -112,11 +112,11 @@ def in_slices(calls: Mapping[str, Callable[[], object]], effort: "Effort") -> di
         call()
     slices: dict[str, list[Slice]] = {name: [] for name in calls}
     with no_collection():
-        before = _fixed_work_us()
+        before = fixed_work_us()
         for _ in effort.rounds():
             for name, call in calls.items():
                 times = list(_slice_of(call))
-                after = _fixed_work_us()
+                after = fixed_work_us()
                 slices[name].append(Slice(times, before, after))
                 before = after
     return slices
@@ -131,19 +131,13 @@ def _slice_of(call: Callable[[], object]) -> Iterator[float]:
         yield (end - start) / 1e3
 
 
-def fixed_work() -> dict[int, str]:
-    """The same steps of the interpreter every time: how fast the machine is at the moment."""
-    made = {}
-    for number in range(200):
-        made[number & 31] = str(number)
-    return made
-
-
-def _fixed_work_us() -> float:
+def fixed_work_us() -> float:
+    """Microseconds of the same steps of the interpreter every time: how fast the machine is at the moment."""
     times = []
     for _ in range(9):
-        start = time.perf_counter_ns()
-        fixed_work()
+        start, made = time.perf_counter_ns(), {}
+        for number in range(200):
+            made[number & 31] = str(number)
         times.append((time.perf_counter_ns() - start) / 1e3)
     return float(np.median(times))
 

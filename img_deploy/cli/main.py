@@ -94,7 +94,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.
+    """Run a command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 141 its reader left.
 
     An error is one line on standard error.
     """
